@@ -1,0 +1,15 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The scalar tier: every slot in plain C, the readable truth that other tiers must equal bit for bit.
+#ifndef NORMD_KERNELS_SCALAR_H
+#define NORMD_KERNELS_SCALAR_H
+
+#include "tiers.h"
+
+// Sets every slot for tensors of float.
+void scalar_fill_f32(struct bn_slots *slots);
+
+// Sets every slot for tensors of double.
+void scalar_fill_f64(struct bn_slots *slots);
+
+#endif
