@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Memory for bodies, tensors and replies: growable, aligned for vector loads, and charged to a budget that many
+// requests share. An allocation that would pass the budget fails; it never waits.
+#ifndef NORMD_PROTO_BUFFER_H
+#define NORMD_PROTO_BUFFER_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#define BUFFER_ALIGNMENT 64
+
+// A limit in bytes shared by threads. Zeroed but for `limit` is a fresh one.
+struct budget {
+    _Atomic size_t used;
+    size_t limit;
+    // Called, if set, where a charge does not fit: gives back what can be spared, at least `bytes` if possible, by
+    // budget_release, and returns whether it gave back anything.
+    bool (*reclaim)(void *context, size_t bytes);
+    void *context;
+};
+
+// False where it does not fit, even after reclaim; then nothing is charged.
+bool budget_charge(struct budget *budget, size_t bytes);
+void budget_release(struct budget *budget, size_t bytes);
+
+// A zeroed buffer with `budget` set is an empty one. One owner at a time.
+struct buffer {
+    unsigned char *data;   // NULL while capacity is 0, else aligned to BUFFER_ALIGNMENT
+    size_t size;           // bytes in use
+    size_t capacity;       // bytes charged to the budget
+    struct budget *budget; // NULL: not charged
+};
+
+// Makes room for at least `capacity` bytes in all, exactly that many where it must grow. False where the budget or the
+// system has no memory; the buffer is as it was then.
+bool buffer_reserve(struct buffer *buffer, size_t capacity);
+
+// Makes room for `more` bytes behind size, growing by half at least.
+bool buffer_grow(struct buffer *buffer, size_t more);
+
+// Appends. False as buffer_grow.
+bool buffer_append(struct buffer *buffer, const void *data, size_t size);
+
+// Gives back what is reserved beyond size, where that is worth it. Never fails, may move data.
+void buffer_trim(struct buffer *buffer);
+
+// Frees the memory and returns the charge; the buffer is empty after and keeps its budget.
+void buffer_free(struct buffer *buffer);
+
+#endif

@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The JSON codec: decodes request bodies into messages and encodes replies. Tensors and vectors are read and written
+// directly (scan.h, number.h); only the small rest of a body goes through jansson, under a limit of its own.
+//
+// Decoders return false where `error` was filled in; what they allocated is in the message all the same, for its
+// msg_*_free. Encoders append to `out` and return false where it cannot grow. Any thread.
+#ifndef NORMD_PROTO_JSON_H
+#define NORMD_PROTO_JSON_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "buffer.h"
+#include "message.h"
+
+// What a body holds besides tensors and vectors may be this long; longer is 413.
+#define JSON_REST_MAX ((size_t)64 * 1024)
+
+struct json_body {
+    const char *text;
+    size_t length;
+    struct budget *budget; // what tensors are charged to
+};
+
+// PUT of a layer: the configuration, or what GET gives (its "layer"), in which `name` must be the layer's.
+bool json_decode_config(struct msg_config *config, struct json_body body, const char *name, struct msg_error *error);
+// PATCH of a layer: momentum, eps, nonfinite, single_value.
+bool json_decode_config_patch(struct msg_config *config, struct json_body body, struct msg_error *error);
+
+enum json_call { JSON_TRAIN_FORWARD, JSON_INFERENCE, JSON_BACKWARD };
+
+bool json_decode_call(struct msg_call *call, enum json_call kind, struct json_body body, enum bn_dtype dtype,
+                      struct msg_error *error);
+bool json_decode_state(struct msg_state *state, struct json_body body, struct msg_error *error);
+bool json_decode_snapshot(struct msg_snapshot *snapshot, struct json_body body, struct msg_error *error);
+
+// Bytes that encoding a tensor of this shape and form takes at most.
+size_t json_tensor_room(const struct tensor *like);
+// Bytes that a vector of n doubles takes at most.
+size_t json_vector_room(size_t n);
+// Bytes that the rest of any reply takes at most, apart from names in lists.
+#define JSON_REPLY_ROOM ((size_t)2048)
+
+// Replies. `y` and `dx` hold the values and, by shape, form and wire, how they are written.
+bool json_encode_train(struct buffer *out, const struct msg_train_reply *reply, const struct tensor *y);
+bool json_encode_inference(struct buffer *out, const struct tensor *y, uint64_t version);
+bool json_encode_backward(struct buffer *out, const struct msg_backward_reply *reply, const struct tensor *dx);
+bool json_encode_layer(struct buffer *out, const struct msg_layer *layer);
+bool json_encode_state(struct buffer *out, const struct msg_state_view *state);
+bool json_encode_error(struct buffer *out, const struct msg_error *error);
+
+// {"layers": [...], "next_cursor": ...}: begin, each layer with its index, end. cursor NULL: null.
+bool json_begin_list(struct buffer *out);
+bool json_list_layer(struct buffer *out, const struct msg_layer *layer, size_t index);
+bool json_end_list(struct buffer *out, const char *cursor);
+
+// {"layers": {"NAME": state, ...}}
+bool json_begin_snapshot(struct buffer *out);
+bool json_snapshot_state(struct buffer *out, const char *name, const struct msg_state_view *state, size_t index);
+bool json_end_snapshot(struct buffer *out);
+
+// {"layers": {"NAME": version, ...}, "ignored": []}
+bool json_begin_restored(struct buffer *out);
+bool json_restored_layer(struct buffer *out, const char *name, uint64_t version, size_t index);
+bool json_end_restored(struct buffer *out);
+
+// {"version", "cpu", "threads", "store"}
+bool json_encode_version(struct buffer *out, const char *version, const char *cpu, unsigned threads, const char *store);
+
+#endif

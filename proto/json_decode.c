@@ -1,0 +1,383 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "json.h"
+#include "json_fields.h"
+#include "scan.h"
+
+// ---- tables of fields
+
+static const char *const mode_words[] = {"train", "inference", NULL};
+
+#define CONFIG(member) offsetof(struct msg_config, member)
+static const struct field config_fields[] = {
+    {"num_features", FIELD_INTEGER, CONFIG(num_features), 1, MSG_CHANNELS_MAX, NULL, MSG_NUM_FEATURES},
+    {"convention", FIELD_WORD, CONFIG(convention), 0, 0, msg_convention_words, MSG_CONVENTION},
+    {"momentum", FIELD_REAL_OR_NULL, CONFIG(momentum), 0, 1, NULL, MSG_MOMENTUM},
+    {"eps", FIELD_POSITIVE, CONFIG(eps), 0, 0, NULL, MSG_EPS},
+    {"affine", FIELD_BOOL, CONFIG(affine), 0, 0, NULL, MSG_AFFINE},
+    {"track_running_stats", FIELD_BOOL, CONFIG(track_running_stats), 0, 0, NULL, MSG_TRACK},
+    {"channel_axis", FIELD_INTEGER, CONFIG(channel_axis), -TENSOR_MAX_RANK, TENSOR_MAX_RANK - 1, NULL,
+     MSG_CHANNEL_AXIS},
+    {"dtype", FIELD_WORD, CONFIG(dtype), 0, 0, msg_dtype_words, MSG_DTYPE},
+    {"init", FIELD_WORD, CONFIG(init), 0, 0, msg_init_words, MSG_INIT},
+    {"nonfinite", FIELD_WORD, CONFIG(nonfinite), 0, 0, msg_nonfinite_words, MSG_NONFINITE},
+    {"single_value", FIELD_WORD, CONFIG(single_value), 0, 0, msg_single_value_words, MSG_SINGLE_VALUE_POLICY},
+    {"version", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},
+    {"new_weight", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},
+    {"running_ddof", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},
+    FIELD_END,
+};
+
+// What GET of a layer gives beside the configuration; "layer" holds it.
+static const struct field representation_fields[] = {
+    {"name", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},    {"layer", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},
+    {"version", FIELD_READ_ONLY, 0, 0, 0, NULL, 0}, {"counters", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},
+    {"memory", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},  FIELD_END,
+};
+
+static const struct field state_fields[] = {
+    {"num_batches_tracked", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},
+    {"version", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},
+    {"layer", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},
+    FIELD_END,
+};
+
+static const struct field patch_fields[] = {
+    {"momentum", FIELD_REAL_OR_NULL, CONFIG(momentum), 0, 1, NULL, MSG_MOMENTUM},
+    {"eps", FIELD_POSITIVE, CONFIG(eps), 0, 0, NULL, MSG_EPS},
+    {"nonfinite", FIELD_WORD, CONFIG(nonfinite), 0, 0, msg_nonfinite_words, MSG_NONFINITE},
+    {"single_value", FIELD_WORD, CONFIG(single_value), 0, 0, msg_single_value_words, MSG_SINGLE_VALUE_POLICY},
+    FIELD_END,
+};
+
+#define CALL(member) offsetof(struct msg_call, member)
+// Fields of all calls that have a check of their own, besides the tables below.
+static const struct field call_fields[] = {
+    {"channel_axis", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},
+    FIELD_END,
+};
+
+static const struct field train_fields[] = {
+    {"cache", FIELD_BOOL, CALL(keep), 0, 0, NULL, 0},
+    {"activation", FIELD_NOT_BUILT, 0, 0, 0, NULL, 0},
+    {"residual", FIELD_NOT_BUILT, 0, 0, 0, NULL, 0},
+    FIELD_END,
+};
+
+static const struct field inference_fields[] = {
+    {"activation", FIELD_NOT_BUILT, 0, 0, 0, NULL, 0},
+    {"residual", FIELD_NOT_BUILT, 0, 0, 0, NULL, 0},
+    FIELD_END,
+};
+
+static const struct field backward_fields[] = {
+    {"step", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},           {"cache", FIELD_CACHE_ID, CALL(cache), 0, 0, NULL, 0},
+    {"mode", FIELD_WORD, CALL(mode), 0, 0, mode_words, 0}, {"activation", FIELD_NOT_BUILT, 0, 0, 0, NULL, 0},
+    {"residual", FIELD_NOT_BUILT, 0, 0, 0, NULL, 0},       FIELD_END,
+};
+
+static const struct field step_fields[] = {
+    {"lr", FIELD_REAL, CALL(lr), -HUGE_VAL, HUGE_VAL, NULL, 1},
+    {"weight_decay", FIELD_REAL, CALL(weight_decay), -HUGE_VAL, HUGE_VAL, NULL, 2},
+    FIELD_END,
+};
+
+// ---- walking a body
+
+// Reads the value of the member `key`, at whose value the scan stands. False: malformed.
+typedef bool (*take_member)(void *context, struct scan *scan, const struct scan_key *key);
+
+static bool walk_members(struct scan *scan, take_member take, void *context) {
+    struct scan_key key;
+    bool more = true;
+    if (!scan_object(scan)) return false;
+    for (bool first = true; scan_member(scan, &key, &more, first); first = false) {
+        if (!more) return true;
+        if (!take(context, scan, &key)) return false;
+        scan_end_member(scan, &key);
+    }
+    return false;
+}
+
+static bool walk_body(struct json_body body, take_member take, void *context, struct msg_error *error) {
+    struct scan scan;
+    scan_start(&scan, body.text, body.length, body.budget, error);
+    if (scan_peek(&scan) != '{') {
+        if (!scan_skip(&scan, NULL) || !scan_finish(&scan)) return false;
+        return msg_fail(error, MSG_NOT_AN_OBJECT, NULL, "the body is not a JSON object");
+    }
+    return walk_members(&scan, take, context) && scan_finish(&scan) && error->code == MSG_OK;
+}
+
+static bool take_rest(void *context, struct scan *scan, const struct scan_key *key) {
+    return rest_take(context, scan, key);
+}
+
+// The whole body as one parsed object, for bodies without tensors. The caller frees the rest, on failure too.
+static bool parse_small(struct rest *rest, struct json_body body, struct msg_error *error) {
+    if (!walk_body(body, take_rest, rest, error)) return false;
+    if (rest->object == NULL) rest->object = json_object();
+    return rest->object != NULL || msg_fail(error, MSG_MEMORY_FULL, NULL, "out of memory");
+}
+
+// ---- configuration
+
+static bool set_config(struct msg_config *config, json_t *object, const char *parent, struct msg_error *error) {
+    *config = (struct msg_config){0};
+    return field_set_all(config, &config->given, config_fields, object, parent, error);
+}
+
+static bool set_representation(struct msg_config *config, json_t *object, const char *name, struct msg_error *error) {
+    if (!field_set_all(NULL, NULL, representation_fields, object, "", error)) return false;
+    const json_t *const given_name = json_object_get(object, "name");
+    if (given_name != NULL && (!json_is_string(given_name) || strcmp(json_string_value(given_name), name) != 0)) {
+        return msg_fail(error, MSG_CONFLICTING_FIELDS, "/name", "the name is not the one in the path");
+    }
+    json_t *const layer = json_object_get(object, "layer");
+    if (!json_is_object(layer)) return msg_fail(error, MSG_WRONG_TYPE, "/layer", "layer is an object");
+    return set_config(config, layer, "/layer", error);
+}
+
+static bool set_whole(struct msg_config *config, json_t *object, const char *name, struct msg_error *error) {
+    const bool whole = json_object_get(object, "layer") != NULL;
+    return whole ? set_representation(config, object, name, error) : set_config(config, object, "", error);
+}
+
+bool json_decode_config(struct msg_config *config, struct json_body body, const char *name, struct msg_error *error) {
+    struct rest rest = {.known = {config_fields, representation_fields}};
+    const bool ok = parse_small(&rest, body, error) && set_whole(config, rest.object, name, error);
+    rest_free(&rest);
+    return ok;
+}
+
+// A field of the configuration that PATCH does not take is known all the same, and said to be fixed.
+static bool set_patch(struct msg_config *config, json_t *object, struct msg_error *error) {
+    const char *name;
+    json_t *value;
+    json_object_foreach(object, name, value) {
+        if (field_find(patch_fields, name) != NULL || field_find(config_fields, name) == NULL) continue;
+        char pointer[MSG_POINTER_MAX];
+        field_pointer(pointer, "", name);
+        return msg_fail(error, MSG_NOT_SUPPORTED_BY_LAYER, pointer, "%s cannot be changed after creation", name);
+    }
+    *config = (struct msg_config){0};
+    return field_set_all(config, &config->given, patch_fields, object, "", error);
+}
+
+bool json_decode_config_patch(struct msg_config *config, struct json_body body, struct msg_error *error) {
+    struct rest rest = {.known = {config_fields}};
+    const bool ok = parse_small(&rest, body, error) && set_patch(config, rest.object, error);
+    rest_free(&rest);
+    return ok;
+}
+
+// ---- calls
+
+struct call_walk {
+    struct msg_call *call;
+    enum json_call kind;
+    enum bn_dtype dtype;
+    bool seen_x, seen_dout;
+    struct rest rest;
+};
+
+static bool take_once(bool *seen, struct scan *scan) {
+    if (*seen) msg_fail(scan->error, MSG_DUPLICATE_FIELD, scan->pointer, "the field is given twice");
+    const bool again = *seen;
+    *seen = true;
+    return !again;
+}
+
+static bool take_call_member(void *context, struct scan *scan, const struct scan_key *key) {
+    struct call_walk *const walk = context;
+    if (strcmp(key->name, "x") == 0) {
+        return take_once(&walk->seen_x, scan) ? scan_tensor(scan, &walk->call->x, walk->dtype) : scan_skip(scan, NULL);
+    }
+    if (strcmp(key->name, "dout") == 0 && walk->kind == JSON_BACKWARD) {
+        return take_once(&walk->seen_dout, scan) ? scan_tensor(scan, &walk->call->dout, walk->dtype)
+                                                 : scan_skip(scan, NULL);
+    }
+    return rest_take(&walk->rest, scan, key);
+}
+
+static bool set_step(struct msg_call *call, json_t *step, struct msg_error *error) {
+    unsigned given = 0;
+    if (!json_is_object(step)) return msg_fail(error, MSG_WRONG_TYPE, "/step", "step is an object");
+    if (!field_set_all(call, &given, step_fields, step, "/step", error)) return false;
+    if ((given & 1) == 0) return msg_fail(error, MSG_MISSING_FIELD, "/step/lr", "lr is missing");
+    call->has_step = true;
+    return true;
+}
+
+// Indexed by enum json_call.
+static const struct field *const call_tables[] = {train_fields, inference_fields, backward_fields};
+
+static bool set_call_rest(struct msg_call *call, enum json_call kind, json_t *object, struct msg_error *error) {
+    static const struct field axis_field = {
+        "channel_axis", FIELD_INTEGER, CALL(channel_axis), -TENSOR_MAX_RANK, TENSOR_MAX_RANK - 1, NULL, 0};
+    const json_t *const axis = json_object_get(object, "channel_axis");
+    if (axis != NULL) {
+        if (!field_set(call, &axis_field, axis, "/channel_axis", error)) return false;
+        call->has_channel_axis = true;
+        json_object_del(object, "channel_axis");
+    }
+    json_t *const step = kind == JSON_BACKWARD ? json_object_get(object, "step") : NULL;
+    if (step != NULL) {
+        if (!set_step(call, step, error)) return false;
+        json_object_del(object, "step");
+    }
+    return field_set_all(call, NULL, call_tables[kind], object, "", error);
+}
+
+static bool check_call(const struct msg_call *call, enum json_call kind, const struct call_walk *walk,
+                       struct msg_error *error) {
+    const bool has_cache = call->cache[0] != '\0';
+    if (kind != JSON_BACKWARD) return walk->seen_x || msg_fail(error, MSG_MISSING_FIELD, "/x", "x is missing");
+    if (!walk->seen_dout) return msg_fail(error, MSG_MISSING_FIELD, "/dout", "dout is missing");
+    if (walk->seen_x && has_cache)
+        return msg_fail(error, MSG_CONFLICTING_FIELDS, "/cache", "give one of cache and x, not both");
+    if (!walk->seen_x && !has_cache) return msg_fail(error, MSG_MISSING_FIELD, "/x", "one of x and cache is missing");
+    return true;
+}
+
+bool json_decode_call(struct msg_call *call, enum json_call kind, struct json_body body, enum bn_dtype dtype,
+                      struct msg_error *error) {
+    struct call_walk walk = {
+        .call = call, .kind = kind, .dtype = dtype, .rest = {.known = {call_fields, call_tables[kind]}}};
+    const bool ok = walk_body(body, take_call_member, &walk, error) &&
+                    (walk.rest.object == NULL || set_call_rest(call, kind, walk.rest.object, error)) &&
+                    check_call(call, kind, &walk, error);
+    rest_free(&walk.rest);
+    return ok;
+}
+
+// ---- state and snapshot
+
+struct state_walk {
+    struct msg_state *state;
+    struct rest rest;
+};
+
+static bool take_state_member(void *context, struct scan *scan, const struct scan_key *key) {
+    struct state_walk *const walk = context;
+    const struct {
+        const char *name;
+        struct msg_vector *vector;
+    } vectors[] = {{"gamma", &walk->state->gamma},
+                   {"beta", &walk->state->beta},
+                   {"running_mean", &walk->state->running_mean},
+                   {"running_var", &walk->state->running_var}};
+    for (size_t i = 0; i < sizeof vectors / sizeof vectors[0]; i++) {
+        if (strcmp(key->name, vectors[i].name) != 0) continue;
+        return take_once(&vectors[i].vector->given, scan) ? scan_vector(scan, vectors[i].vector)
+                                                          : scan_skip(scan, NULL);
+    }
+    return rest_take(&walk->rest, scan, key);
+}
+
+static bool set_batches(struct msg_state *state, const json_t *value, const char *pointer, struct msg_error *error) {
+    state->has_num_batches_tracked = true;
+    state->null_num_batches_tracked = json_is_null(value);
+    if (state->null_num_batches_tracked) return true;
+    if (!json_is_integer(value))
+        return msg_fail(error, MSG_WRONG_TYPE, pointer, "num_batches_tracked is an integer or null");
+    if (json_integer_value(value) < 0) {
+        return msg_fail(error, MSG_OUT_OF_RANGE, pointer, "num_batches_tracked is not negative");
+    }
+    state->num_batches_tracked = (uint64_t)json_integer_value(value);
+    return true;
+}
+
+static bool set_state_rest(struct msg_state *state, json_t *object, const char *parent, struct msg_error *error) {
+    const char *name;
+    json_t *value;
+    json_object_foreach(object, name, value) {
+        char pointer[MSG_POINTER_MAX];
+        field_pointer(pointer, parent, name);
+        if (strcmp(name, "version") == 0) continue;
+        if (strcmp(name, "num_batches_tracked") == 0) {
+            if (!set_batches(state, value, pointer, error)) return false;
+        } else if (strcmp(name, "layer") == 0) {
+            if (!json_is_object(value)) return msg_fail(error, MSG_WRONG_TYPE, pointer, "layer is an object");
+            if (!set_config(&state->layer, value, pointer, error)) return false;
+            state->has_layer = true;
+        } else {
+            return msg_fail(error, MSG_UNKNOWN_FIELD, pointer, "there is no such field here");
+        }
+    }
+    return true;
+}
+
+bool json_decode_state(struct msg_state *state, struct json_body body, struct msg_error *error) {
+    struct state_walk walk = {.state = state, .rest = {.known = {state_fields}}};
+    const bool ok = walk_body(body, take_state_member, &walk, error) &&
+                    (walk.rest.object == NULL || set_state_rest(state, walk.rest.object, "", error));
+    rest_free(&walk.rest);
+    return ok;
+}
+
+// Entries are charged to the budget: a layer takes seven bytes of text, but some hundred of memory.
+static bool add_entry(struct msg_snapshot *snapshot) {
+    const size_t size = sizeof *snapshot->entries;
+    if (!buffer_grow(&snapshot->storage, size)) return false;
+    memset(snapshot->storage.data + snapshot->storage.size, 0, size);
+    snapshot->storage.size += size;
+    snapshot->entries = (struct msg_snapshot_entry *)(void *)snapshot->storage.data;
+    snapshot->count++;
+    return true;
+}
+
+static bool take_snapshot_layer(void *context, struct scan *scan, const struct scan_key *key) {
+    struct msg_snapshot *const snapshot = context;
+    if (!msg_name_valid(key->name, strlen(key->name)))
+        return scan_refuse(scan, MSG_BAD_NAME, "not the name of a layer");
+    if (scan_peek(scan) != '{') return scan_refuse(scan, MSG_WRONG_TYPE, "a state is an object");
+    if (scan->error->code != MSG_OK) return scan_skip(scan, NULL);
+    if (!add_entry(snapshot)) return scan_refuse(scan, MSG_MEMORY_FULL, "the layers do not fit the memory budget");
+    struct msg_snapshot_entry *const entry = &snapshot->entries[snapshot->count - 1];
+    snprintf(entry->name, sizeof entry->name, "%.*s", MSG_NAME_MAX, key->name);
+    struct state_walk walk = {.state = &entry->state, .rest = {.known = {state_fields}}};
+    const bool ok = walk_members(scan, take_state_member, &walk);
+    if (ok && walk.rest.object != NULL) set_state_rest(&entry->state, walk.rest.object, scan->pointer, scan->error);
+    rest_free(&walk.rest);
+    return ok;
+}
+
+static bool take_snapshot_member(void *context, struct scan *scan, const struct scan_key *key) {
+    struct msg_snapshot *const snapshot = context;
+    if (strcmp(key->name, "layers") != 0) return scan_refuse(scan, MSG_UNKNOWN_FIELD, "there is no such field here");
+    if (snapshot->entries != NULL) return scan_refuse(scan, MSG_DUPLICATE_FIELD, "the field is given twice");
+    if (scan_peek(scan) != '{') return scan_refuse(scan, MSG_WRONG_TYPE, "layers is an object");
+    snapshot->storage.budget = scan->budget;
+    if (!buffer_reserve(&snapshot->storage, sizeof *snapshot->entries))
+        return scan_refuse(scan, MSG_MEMORY_FULL, "out of memory");
+    snapshot->entries = (struct msg_snapshot_entry *)(void *)snapshot->storage.data;
+    return walk_members(scan, take_snapshot_layer, snapshot);
+}
+
+static int compare_entries(const void *a, const void *b) {
+    return strcmp(((const struct msg_snapshot_entry *)a)->name, ((const struct msg_snapshot_entry *)b)->name);
+}
+
+static bool sort_unique(struct msg_snapshot *snapshot, struct msg_error *error) {
+    struct msg_snapshot_entry *const entries = snapshot->entries;
+    qsort(entries, snapshot->count, sizeof *entries, compare_entries);
+    for (size_t i = 1; i < snapshot->count; i++) {
+        if (strcmp(entries[i - 1].name, entries[i].name) != 0) continue;
+        char pointer[MSG_POINTER_MAX];
+        field_pointer(pointer, "/layers", entries[i].name);
+        return msg_fail(error, MSG_DUPLICATE_FIELD, pointer, "the layer is given twice");
+    }
+    return true;
+}
+
+bool json_decode_snapshot(struct msg_snapshot *snapshot, struct json_body body, struct msg_error *error) {
+    if (!walk_body(body, take_snapshot_member, snapshot, error)) return false;
+    if (snapshot->entries == NULL) return msg_fail(error, MSG_MISSING_FIELD, "/layers", "layers is missing");
+    return sort_unique(snapshot, error);
+}

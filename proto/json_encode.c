@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <inttypes.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base64.h"
+#include "json.h"
+#include "number.h"
+
+// The longest special value with its quotes, "-Infinity".
+#define SPECIAL_MAX 11
+
+// Room of one value in an array, with its comma.
+#define F32_ROOM (NUMBER_F32_MAX + 1)
+#define F64_ROOM (NUMBER_F64_MAX + 1)
+_Static_assert(F32_ROOM > SPECIAL_MAX, "a special value fits the room of a number");
+
+__attribute__((format(printf, 2, 3))) static bool put(struct buffer *out, const char *format, ...) {
+    char text[512];
+    va_list arguments;
+    va_start(arguments, format);
+    const int length = vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    return length >= 0 && (size_t)length < sizeof text && buffer_append(out, text, (size_t)length);
+}
+
+// The same without conversions, which most of a reply is.
+static bool put_text(struct buffer *out, const char *text) {
+    return buffer_append(out, text, strlen(text));
+}
+
+static bool put_name(struct buffer *out, const char *name) {
+    return put_text(out, "\"") && put_text(out, name) && put_text(out, "\":");
+}
+
+static char *write_special(char *at, double value) {
+    const char *const text = isnan(value) ? "\"NaN\"" : value > 0 ? "\"Infinity\"" : "\"-Infinity\"";
+    const size_t length = strlen(text);
+    memcpy(at, text, length);
+    return at + length;
+}
+
+static char *write_f64(char *at, double value) {
+    return isfinite(value) ? number_write_f64(at, value) : write_special(at, value);
+}
+
+static char *write_f32(char *at, float value) {
+    return isfinite(value) ? number_write_f32(at, value) : write_special(at, value);
+}
+
+static bool put_real(struct buffer *out, const char *name, double value) {
+    char text[F64_ROOM];
+    char *const end = write_f64(text, value);
+    return put(out, "\"%s\":%.*s", name, (int)(end - text), text);
+}
+
+// ---- arrays
+
+// Values [from, from + n) of a tensor, comma-separated. The caller has made room.
+static char *write_values(char *at, const void *values, enum bn_dtype dtype, size_t from, size_t n) {
+    const float *const f32 = values;
+    const double *const f64 = values;
+    for (size_t i = from; i < from + n; i++) {
+        if (i > from) *at++ = ',';
+        at = dtype == BN_F32 ? write_f32(at, f32[i]) : write_f64(at, f64[i]);
+    }
+    return at;
+}
+
+size_t json_vector_room(size_t n) {
+    return n * F64_ROOM + 2;
+}
+
+static bool put_vector(struct buffer *out, const char *name, const double *values, size_t n) {
+    if (values == NULL) return put(out, "\"%s\":null", name);
+    if (!put_name(out, name) || !put_text(out, "[") || !buffer_grow(out, json_vector_room(n))) return false;
+    char *const end = write_values((char *)out->data + out->size, values, BN_F64, 0, n);
+    out->size = (size_t)((unsigned char *)end - out->data);
+    return buffer_append(out, "]", 1);
+}
+
+// Brackets of nested arrays: two for each array at each level.
+static size_t bracket_room(const struct tensor *like) {
+    size_t room = 4, arrays = 1;
+    for (int l = 0; l + 1 < like->rank; l++) {
+        arrays *= like->dim[l];
+        room += 3 * arrays;
+    }
+    return room;
+}
+
+static size_t base64_room(const struct tensor *like) {
+    return base64_text_size(like->count * wire_dtypes[like->wire].size) + 256;
+}
+
+size_t json_tensor_room(const struct tensor *like) {
+    if (like->form == TENSOR_BASE64) return base64_room(like);
+    const size_t values = like->count * (like->dtype == BN_F32 ? F32_ROOM : F64_ROOM);
+    return values + (like->form == TENSOR_NESTED ? bracket_room(like) : 256);
+}
+
+// Writes the arrays from axis `level` on, whose first element is number *next.
+static char *write_nested(char *at, const struct tensor *t, int level, size_t *next) {
+    const size_t length = t->dim[level];
+    *at++ = '[';
+    if (level == t->rank - 1) {
+        at = write_values(at, t->values.data, t->dtype, *next, length);
+        *next += length;
+    } else {
+        for (size_t i = 0; i < length; i++) {
+            if (i > 0) *at++ = ',';
+            at = write_nested(at, t, level + 1, next);
+        }
+    }
+    *at++ = ']';
+    return at;
+}
+
+static bool put_shape(struct buffer *out, const struct tensor *t) {
+    if (!put_text(out, "{\"shape\":[")) return false;
+    for (int l = 0; l < t->rank; l++) {
+        if (!put(out, "%s%zu", l > 0 ? "," : "", t->dim[l])) return false;
+    }
+    return put_text(out, "]");
+}
+
+static bool put_base64(struct buffer *out, const struct tensor *t) {
+    const struct wire_dtype_row *const wire = &wire_dtypes[t->wire];
+    if (!put_shape(out, t) || !put(out, ",\"dtype\":\"%s\",\"base64\":\"", wire->name)) return false;
+    if (!buffer_grow(out, base64_room(t))) return false;
+    // Whole groups of three bytes at a time, so that the pieces join without padding between them.
+    enum { PIECE = 1536 };
+    unsigned char raw[PIECE * 8];
+    char *at = (char *)out->data + out->size;
+    for (size_t i = 0; i < t->count; i += PIECE) {
+        const size_t n = t->count - i < PIECE ? t->count - i : PIECE;
+        tensor_to_wire(raw, t->wire, t->values.data + i * bn_dtype_size(t->dtype), t->dtype, n);
+        at = base64_encode(at, raw, n * wire->size);
+    }
+    out->size = (size_t)((unsigned char *)at - out->data);
+    return put_text(out, "\"}");
+}
+
+static bool put_tensor(struct buffer *out, const char *name, const struct tensor *t) {
+    if (!put_name(out, name)) return false;
+    if (t->form == TENSOR_BASE64) return put_base64(out, t);
+    if (t->form == TENSOR_NESTED && t->rank == 0) return put_text(out, "[]");
+    if (t->form == TENSOR_FLAT && !(put_shape(out, t) && put_text(out, ",\"data\":["))) return false;
+    if (!buffer_grow(out, json_tensor_room(t))) return false;
+    char *at = (char *)out->data + out->size;
+    size_t next = 0;
+    at = t->form == TENSOR_FLAT ? write_values(at, t->values.data, t->dtype, 0, t->count)
+                                : write_nested(at, t, 0, &next);
+    out->size = (size_t)((unsigned char *)at - out->data);
+    return t->form == TENSOR_NESTED || put_text(out, "]}");
+}
+
+// ---- calls
+
+bool json_encode_train(struct buffer *out, const struct msg_train_reply *reply, const struct tensor *y) {
+    if (!put_text(out, "{") || !put_tensor(out, "y", y) || !put_text(out, ",")) return false;
+    if (!put_vector(out, "batch_mean", reply->batch_mean, reply->channels) || !put_text(out, ",")) return false;
+    if (!put_vector(out, "batch_var", reply->batch_var, reply->channels)) return false;
+    if (!put(out, ",\"count\":%" PRIu64, reply->count)) return false;
+    if (reply->tracks && !put(out, ",\"num_batches_tracked\":%" PRIu64, reply->num_batches_tracked)) return false;
+    if (!reply->tracks && !put_text(out, ",\"num_batches_tracked\":null")) return false;
+    if (!put(out, ",\"updated\":%s,\"version\":%" PRIu64, reply->updated ? "true" : "false", reply->version))
+        return false;
+    if (reply->cache != NULL && !put(out, ",\"cache\":\"%s\"", reply->cache)) return false;
+    return put_text(out, "}\n");
+}
+
+bool json_encode_inference(struct buffer *out, const struct tensor *y, uint64_t version) {
+    return put_text(out, "{") && put_tensor(out, "y", y) && put(out, ",\"version\":%" PRIu64 "}\n", version);
+}
+
+bool json_encode_backward(struct buffer *out, const struct msg_backward_reply *reply, const struct tensor *dx) {
+    return put_text(out, "{") && put_tensor(out, "dx", dx) && put_text(out, ",") &&
+           put_vector(out, "dgamma", reply->dgamma, reply->channels) && put_text(out, ",") &&
+           put_vector(out, "dbeta", reply->dbeta, reply->channels) &&
+           put(out, ",\"version\":%" PRIu64 "}\n", reply->version);
+}
+
+// ---- layers
+
+static const char *boolean(bool value) {
+    return value ? "true" : "false";
+}
+
+static bool put_real_or_null(struct buffer *out, const char *name, double value) {
+    return isnan(value) ? put(out, "\"%s\":null", name) : put_real(out, name, value);
+}
+
+static bool put_config(struct buffer *out, const struct msg_config *config, double new_weight, int running_ddof) {
+    return put(out, "{\"num_features\":%" PRId64 ",\"convention\":\"%s\",", config->num_features,
+               msg_convention_words[config->convention]) &&
+           put_real_or_null(out, "momentum", config->momentum) && put_text(out, ",") &&
+           put_real(out, "eps", config->eps) &&
+           put(out, ",\"affine\":%s,\"track_running_stats\":%s,\"channel_axis\":%" PRId64 ",\"dtype\":\"%s\"",
+               boolean(config->affine), boolean(config->track_running_stats), config->channel_axis,
+               msg_dtype_words[config->dtype]) &&
+           put(out, ",\"init\":\"%s\",\"nonfinite\":\"%s\",\"single_value\":\"%s\",", msg_init_words[config->init],
+               msg_nonfinite_words[config->nonfinite], msg_single_value_words[config->single_value]) &&
+           put_real_or_null(out, "new_weight", new_weight) && put(out, ",\"running_ddof\":%d}", running_ddof);
+}
+
+static bool put_layer(struct buffer *out, const struct msg_layer *layer) {
+    return put(out, "{\"name\":\"%s\",\"layer\":", layer->name) &&
+           put_config(out, layer->config, layer->new_weight, layer->running_ddof) &&
+           put(out, ",\"version\":%" PRIu64 ",\"counters\":{\"train_forward\":%" PRIu64 ",\"inference\":%" PRIu64,
+               layer->version, layer->train_forward, layer->inference) &&
+           put(out, ",\"backward\":%" PRIu64 ",\"skipped\":%" PRIu64 "},\"memory\":{\"state_bytes\":%" PRIu64,
+               layer->backward, layer->skipped, layer->state_bytes) &&
+           put(out, ",\"cache_bytes\":%" PRIu64 "}}", layer->cache_bytes);
+}
+
+bool json_encode_layer(struct buffer *out, const struct msg_layer *layer) {
+    return put_layer(out, layer) && put_text(out, "\n");
+}
+
+bool json_begin_list(struct buffer *out) {
+    return put_text(out, "{\"layers\":[");
+}
+
+bool json_list_layer(struct buffer *out, const struct msg_layer *layer, size_t index) {
+    return (index == 0 || put_text(out, ",")) && put_layer(out, layer);
+}
+
+bool json_end_list(struct buffer *out, const char *cursor) {
+    return cursor != NULL ? put(out, "],\"next_cursor\":\"%s\"}\n", cursor)
+                          : put_text(out, "],\"next_cursor\":null}\n");
+}
+
+// ---- state
+
+static bool put_state(struct buffer *out, const struct msg_state_view *state) {
+    const size_t n = state->channels;
+    if (!put_text(out, "{") || !put_vector(out, "gamma", state->gamma, n) || !put_text(out, ",")) return false;
+    if (!put_vector(out, "beta", state->beta, n) || !put_text(out, ",")) return false;
+    if (!put_vector(out, "running_mean", state->running_mean, n) || !put_text(out, ",")) return false;
+    if (!put_vector(out, "running_var", state->running_var, n)) return false;
+    if (state->tracks && !put(out, ",\"num_batches_tracked\":%" PRIu64, state->num_batches_tracked)) return false;
+    if (!state->tracks && !put_text(out, ",\"num_batches_tracked\":null")) return false;
+    return put(out, ",\"version\":%" PRIu64 ",\"layer\":", state->version) &&
+           put_config(out, state->layer, state->new_weight, state->running_ddof) && put_text(out, "}");
+}
+
+bool json_encode_state(struct buffer *out, const struct msg_state_view *state) {
+    return put_state(out, state) && put_text(out, "\n");
+}
+
+bool json_begin_snapshot(struct buffer *out) {
+    return put_text(out, "{\"layers\":{");
+}
+
+bool json_snapshot_state(struct buffer *out, const char *name, const struct msg_state_view *state, size_t index) {
+    return put(out, "%s\"%s\":", index > 0 ? "," : "", name) && put_state(out, state);
+}
+
+bool json_end_snapshot(struct buffer *out) {
+    return put_text(out, "}}\n");
+}
+
+bool json_begin_restored(struct buffer *out) {
+    return put_text(out, "{\"layers\":{");
+}
+
+bool json_restored_layer(struct buffer *out, const char *name, uint64_t version, size_t index) {
+    return put(out, "%s\"%s\":%" PRIu64, index > 0 ? "," : "", name, version);
+}
+
+bool json_end_restored(struct buffer *out) {
+    return put_text(out, "},\"ignored\":[]}\n");
+}
+
+// ---- the rest
+
+// Takes over `object`.
+static bool put_object(struct buffer *out, json_t *object) {
+    char *const text = object != NULL ? json_dumps(object, JSON_COMPACT) : NULL;
+    json_decref(object);
+    const bool ok = text != NULL && buffer_append(out, text, strlen(text)) && buffer_append(out, "\n", 1);
+    free(text);
+    return ok;
+}
+
+// A detail may have been cut within a character, or quote bytes of the request: what is not UTF-8 becomes '?'.
+static void make_utf8(char *text) {
+    while (*text != '\0') {
+        const unsigned char c = (unsigned char)*text;
+        const int more = c < 0x80                ? 0
+                         : c >= 0xc2 && c < 0xe0 ? 1
+                         : (c & 0xf0) == 0xe0    ? 2
+                         : c >= 0xf0 && c < 0xf5 ? 3
+                                                 : -1;
+        int i = 1;
+        while (i <= more && ((unsigned char)text[i] & 0xc0) == 0x80) i++;
+        json_t *const valid = more >= 0 && i > more ? json_stringn(text, (size_t)more + 1) : NULL;
+        if (valid == NULL) *text = '?';
+        text += valid == NULL ? 1 : more + 1;
+        json_decref(valid);
+    }
+}
+
+bool json_encode_error(struct buffer *out, const struct msg_error *error) {
+    const struct msg_code_row *const row = &msg_codes[error->code];
+    char type[64], detail[MSG_DETAIL_MAX], pointer[MSG_POINTER_MAX];
+    snprintf(type, sizeof type, "/problems/%s", row->name);
+    memcpy(detail, error->detail, sizeof detail);
+    memcpy(pointer, error->pointer, sizeof pointer);
+    make_utf8(detail);
+    make_utf8(pointer);
+    json_t *const problem = json_pack("{s:s, s:s, s:i, s:s, s:s}", "type", type, "title", row->title, "status",
+                                      row->status, "detail", detail, "code", row->name);
+    if (problem != NULL && error->has_pointer) json_object_set_new(problem, "pointer", json_string(pointer));
+    return put_object(out, problem);
+}
+
+bool json_encode_version(struct buffer *out, const char *version, const char *cpu, unsigned threads,
+                         const char *store) {
+    return put_object(out, json_pack("{s:s, s:s, s:i, s:s}", "version", version, "cpu", cpu, "threads", (int)threads,
+                                     "store", store));
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Private to the JSON codec: fields of messages by table, and the small rest of a body, which jansson parses.
+#ifndef NORMD_PROTO_JSON_FIELDS_H
+#define NORMD_PROTO_JSON_FIELDS_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "message.h"
+#include "scan.h"
+
+enum field_type {
+    FIELD_BOOL,         // bool
+    FIELD_INTEGER,      // int64_t in [low, high]
+    FIELD_REAL,         // double in [low, high]
+    FIELD_POSITIVE,     // double > 0, finite
+    FIELD_REAL_OR_NULL, // double in [low, high]; null is NaN
+    FIELD_WORD,         // int: the index in `words`
+    FIELD_CACHE_ID,     // char[MSG_CACHE_ID_MAX + 1]
+    FIELD_READ_ONLY,    // what GET gives: taken, and ignored
+    FIELD_NOT_BUILT,    // of the contract, but not in this build
+};
+
+struct field {
+    const char *name;
+    enum field_type type;
+    size_t offset; // within the message
+    double low, high;
+    const char *const *words; // ends with NULL
+    unsigned bit;             // in the message's `given`
+};
+
+// The last row of a table.
+#define FIELD_END                                                                                                      \
+    { NULL, FIELD_BOOL, 0, 0, 0, NULL, 0 }
+
+// The row of `name`, or NULL.
+const struct field *field_find(const struct field *table, const char *name);
+
+// Sets one field of the message from its value. False where `error` says why not, at `pointer`.
+bool field_set(void *message, const struct field *field, const json_t *json, const char *pointer,
+               struct msg_error *error);
+
+// Sets all fields that the object has, and the bits of those in *given (may be NULL). Unknown ones are refused.
+bool field_set_all(void *message, unsigned *given, const struct field *table, json_t *object, const char *parent,
+                   struct msg_error *error);
+
+// The pointer of member `name` of the value at `parent`.
+void field_pointer(char pointer[MSG_POINTER_MAX], const char *parent, const char *name);
+
+// Members of an object that no tensor or vector claims. Empty with the tables of the fields that it may have, which the
+// caller sets: any other is refused before its size counts.
+struct rest {
+    const struct field *known[2]; // NULL: no such table
+    json_t *object;               // owned; NULL while empty
+    size_t size;                  // bytes of text so far
+};
+
+// Parses the member's value, at which the scan stands, and keeps it. False where the text is malformed; what is wrong
+// with the value otherwise is put into the scan's error.
+bool rest_take(struct rest *rest, struct scan *scan, const struct scan_key *key);
+
+void rest_free(struct rest *rest);
+
+#endif

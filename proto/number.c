@@ -1,0 +1,401 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "number.h"
+
+#include <endian.h>
+#include <float.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "powers.h"
+
+// Shifts of negative numbers to the right round down here, as gcc and clang define them. powers.py checks the formulas
+// with logarithms for all arguments that occur.
+
+typedef unsigned __int128 uint128;
+
+// A binary floating-point type. Its values are handled as the bits of the magnitude: an integer that counts the values
+// from zero up.
+struct format {
+    int precision;     // bits of the significand, the hidden one included
+    int min_exponent;  // of the smallest normal value: 2^min_exponent
+    uint64_t infinity; // its bits
+};
+
+static const struct format FORMAT_F32 = {24, -126, 0x7f800000};
+static const struct format FORMAT_F64 = {53, -1022, 0x7ff0000000000000};
+
+static int floor_log2_pow10(int q) {
+    return (q * 217706) >> 16;
+}
+
+static uint64_t high_half(uint128 x) {
+    return (uint64_t)(x >> 64);
+}
+
+// ---- Reading ----
+
+// As many decimal digits always fit an uint64_t.
+#define W_DIGITS 19
+
+// A value half-way between two doubles has at most 767 significant digits: what follows 800 matters only by being zero
+// or not.
+#define COPIED_DIGITS 800
+
+// Exponents saturate behind this, far from what the longest text could make up for with zeros.
+#define EXPONENT_LIMIT ((int64_t)1 << 56)
+
+struct decimal {
+    uint64_t w;       // the first W_DIGITS significant digits
+    int64_t exponent; // the magnitude is w * 10^exponent, where cut: in between w and w + 1
+    bool cut;         // digits other than zero follow those in w
+    bool negative;
+    const char *digits;     // the text from the first digit
+    const char *digits_end; // to the last one, with the point
+};
+
+static bool is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
+
+// Eight digits at once. Source: Lemire, "Number Parsing at a Gigabyte per Second" (2021), section 4.
+static bool is_eight_digits(uint64_t text) {
+    const uint64_t high = 0xf0f0f0f0f0f0f0f0;
+    return ((text & high) | (((text + 0x0606060606060606) & high) >> 4)) == 0x3333333333333333;
+}
+
+static uint64_t eight_digits(uint64_t text) {
+    const uint64_t mask = 0x000000ff000000ff;
+    text -= 0x3030303030303030;
+    text = text * 10 + (text >> 8);
+    return (((text & mask) * 0x000f424000000064 + ((text >> 16) & mask) * 0x0000271000000001) >> 32) & 0xffffffff;
+}
+
+// Appends the digits at p to *w, modulo 2^64, and returns the end of them.
+static const char *read_digits(uint64_t *w, const char *p, const char *end) {
+    while (end - p >= 8) {
+        uint64_t text;
+        memcpy(&text, p, sizeof text);
+        text = le64toh(text);
+        if (!is_eight_digits(text)) break;
+        *w = *w * 100000000 + eight_digits(text);
+        p += 8;
+    }
+    for (; p < end && is_digit(*p); p++) *w = *w * 10 + (uint64_t)(*p - '0');
+    return p;
+}
+
+// Reads what follows the 'e'. False where it is no exponent; *text is then at the byte that does not fit.
+static bool read_exponent(int64_t *exponent, const char **text, const char *end) {
+    const char *p = *text;
+    const bool negative = p < end && *p == '-';
+    if (p < end && (*p == '-' || *p == '+')) p++;
+    const char *const digits = p;
+    int64_t e = 0;
+    for (; p < end && is_digit(*p); p++) {
+        if (e < EXPONENT_LIMIT) e = e * 10 + (*p - '0');
+    }
+    *exponent = negative ? -e : e;
+    *text = p;
+    return p > digits;
+}
+
+// Reads the digits again, as w has overflowed or might have.
+static void cut_digits(struct decimal *d) {
+    d->w = 0;
+    int count = 0;
+    for (const char *p = d->digits; p < d->digits_end; p++) {
+        if (*p == '.') continue;
+        if (count < W_DIGITS) {
+            d->w = d->w * 10 + (uint64_t)(*p - '0');
+            count += d->w != 0;
+            continue;
+        }
+        d->exponent++;
+        d->cut = d->cut || *p != '0';
+    }
+}
+
+// False where the text is malformed. Moves *text as number_read_* do.
+static bool read_decimal(struct decimal *d, const char **text, const char *end) {
+    const char *p = *text;
+    *d = (struct decimal){.negative = p < end && *p == '-'};
+    if (d->negative) p++;
+    d->digits = p;
+    p = read_digits(&d->w, p, end);
+    ptrdiff_t count = p - d->digits;
+    const bool leading_zero = count > 1 && *d->digits == '0';
+    *text = leading_zero ? d->digits + 1 : p;
+    if (count == 0 || leading_zero) return false;
+    if (p < end && *p == '.') {
+        p++;
+        *text = read_digits(&d->w, p, end);
+        d->exponent = p - *text;
+        if (*text == p) return false;
+        count += *text - p;
+        p = *text;
+    }
+    d->digits_end = p;
+    if (p < end && (*p == 'e' || *p == 'E')) {
+        ++*text;
+        int64_t exponent;
+        if (!read_exponent(&exponent, text, end)) return false;
+        d->exponent += exponent;
+    }
+    if (count > W_DIGITS) cut_digits(d);
+    return true;
+}
+
+// The bits nearest to (hi + f) * 2^exponent, ties to even. hi has its top bit set; 0 <= f < 1, f > 0 where sticky.
+static uint64_t round_bits(struct format format, uint64_t hi, bool sticky, int exponent) {
+    const int above = exponent + 63 - format.min_exponent; // negative: subnormal
+    const int drop = 64 - format.precision - (above < 0 ? above : 0);
+    if (drop > 64) return 0; // below half of the smallest
+    const uint64_t kept = drop == 64 ? 0 : hi >> drop;
+    const uint64_t half = (uint64_t)1 << (drop - 1);
+    const bool beyond_half = (hi & (half - 1)) != 0 || sticky;
+    const bool up = (hi & half) != 0 && (beyond_half || (kept & 1) != 0);
+    // kept has the hidden bit, so the exponent's field starts one lower; a carry runs into it, and up to infinity.
+    const uint64_t base = above > 0 ? (uint64_t)above << (format.precision - 1) : 0;
+    const uint64_t bits = base + kept + up;
+    return bits < format.infinity ? bits : format.infinity;
+}
+
+// As decimal_bits where the product may be a hair below a dyadic fraction, as for 5 * 10^-1: the table cuts 10^q off.
+// False where it is not one.
+static bool dyadic_bits(uint64_t *bits, struct format format, uint64_t w, int q) {
+    for (int i = q; i < 0; i++) {
+        if (w % 5 != 0) return false;
+        w /= 5;
+    }
+    const int zeros = __builtin_clzll(w);
+    *bits = round_bits(format, w << zeros, false, q - zeros);
+    return true;
+}
+
+// The bits nearest to w * 10^exponent. False where the table's 128 bits of the power do not decide.
+// Source: Lemire, "Number Parsing at a Gigabyte per Second" (2021), section 5, with the whole product of 192 bits.
+static bool decimal_bits(uint64_t *bits, struct format format, uint64_t w, int64_t exponent) {
+    *bits = 0;
+    if (w == 0 || exponent < POWER_FIRST) return true;
+    *bits = format.infinity;
+    if (exponent > POWER_LAST) return true;
+    const int q = (int)exponent;
+    const bool exact = q >= POWER_EXACT_FIRST && q <= POWER_EXACT_LAST;
+    const struct power power = powers[q - POWER_FIRST];
+    const int zeros = __builtin_clzll(w);
+    const uint128 low = (uint128)(w << zeros) * power.lo;
+    const uint128 high = (uint128)(w << zeros) * power.hi + high_half(low);
+    uint64_t hi = high_half(high);
+    uint64_t mid = (uint64_t)high;
+    // What the table cuts off adds less than 2^64 to the product: it reaches hi only through a mid of all ones.
+    if (!exact && mid == UINT64_MAX) return dyadic_bits(bits, format, w, q);
+    const bool narrow = hi >> 63 == 0;
+    if (narrow) {
+        hi = hi << 1 | mid >> 63;
+        mid <<= 1;
+    }
+    const bool sticky = !exact || mid != 0 || (uint64_t)low != 0;
+    *bits = round_bits(format, hi, sticky, floor_log2_pow10(q) + 1 - zeros - narrow);
+    return true;
+}
+
+// Rounding is monotonic: where digits are cut off, both neighbours rounding to the same value decide.
+static bool fast_bits(uint64_t *bits, const struct decimal *d, struct format format) {
+    if (!decimal_bits(bits, format, d->w, d->exponent)) return false;
+    if (!d->cut) return true;
+    uint64_t above;
+    return decimal_bits(&above, format, d->w + 1, d->exponent) && above == *bits;
+}
+
+#define COPY_SIZE (COPIED_DIGITS + 32)
+
+// Writes the magnitude as digits and exponent, for strtod: without a point, which would depend on the locale.
+static void copy_decimal(char copy[static COPY_SIZE], const struct decimal *d) {
+    size_t count = 0;
+    bool cut = false;
+    for (const char *p = d->digits; p < d->digits_end; p++) {
+        if (*p == '.' || (*p == '0' && count == 0)) continue;
+        if (count < COPIED_DIGITS) {
+            copy[count++] = *p;
+        } else {
+            cut = cut || *p != '0';
+        }
+    }
+    if (cut) copy[count++] = '1';
+    // d->exponent is that of the last digit in w.
+    const int behind_w = count > W_DIGITS ? (int)count - W_DIGITS : 0;
+    // fast_bits has dealt with exponents that do not fit an int.
+    snprintf(copy + count, COPY_SIZE - count, "e%d", (int)d->exponent - behind_w);
+}
+
+enum number_status number_read_f32(float *value, const char **text, const char *end) {
+    struct decimal d;
+    if (!read_decimal(&d, text, end)) return NUMBER_MALFORMED;
+    uint64_t bits;
+    float magnitude;
+    if (fast_bits(&bits, &d, FORMAT_F32)) {
+        const uint32_t low = (uint32_t)bits;
+        memcpy(&magnitude, &low, sizeof magnitude);
+    } else {
+        char copy[COPY_SIZE];
+        copy_decimal(copy, &d);
+        magnitude = strtof(copy, NULL);
+    }
+    *value = d.negative ? -magnitude : magnitude;
+    return magnitude <= FLT_MAX ? NUMBER_OK : NUMBER_OVERFLOW;
+}
+
+enum number_status number_read_f64(double *value, const char **text, const char *end) {
+    struct decimal d;
+    if (!read_decimal(&d, text, end)) return NUMBER_MALFORMED;
+    uint64_t bits;
+    double magnitude;
+    if (fast_bits(&bits, &d, FORMAT_F64)) {
+        memcpy(&magnitude, &bits, sizeof magnitude);
+    } else {
+        char copy[COPY_SIZE];
+        copy_decimal(copy, &d);
+        magnitude = strtod(copy, NULL);
+    }
+    *value = d.negative ? -magnitude : magnitude;
+    return magnitude <= DBL_MAX ? NUMBER_OK : NUMBER_OVERFLOW;
+}
+
+// ---- Writing ----
+
+struct shortest {
+    uint64_t digits; // the value is digits * 10^exponent; zeros may trail
+    int exponent;
+};
+
+// floor(g * x / 2^128), with its last bit set where that is not exact but for the error of g.
+static uint64_t scale_to_odd(struct power g, uint64_t x) {
+    const uint128 product = (uint128)g.hi * x + high_half((uint128)g.lo * x);
+    return high_half(product) | ((uint64_t)product > 1);
+}
+
+// The shortest decimal of those that round to significand * 2^exponent, and the closest of these.
+// Source: Giulietti, "The Schubfach way to render doubles" (2020), section 9.
+static struct shortest find_shortest(uint64_t significand, int exponent, bool closer_below) {
+    // 10^k <= the width of the interval < 10^(k+1): it holds a multiple of 10^k, and at most one of 10^(k+1).
+    const int k = (exponent * 1262611 - (closer_below ? 524031 : 0)) >> 22;
+    const int shift = exponent + floor_log2_pow10(-k) + 1;
+    struct power g = powers[-k - POWER_FIRST];
+    g.lo += -k < POWER_EXACT_FIRST || -k > POWER_EXACT_LAST;
+    // Four times the value and the interval's bounds, in units of 10^k. Bounds belong to it where they round to even.
+    const uint64_t odd = significand & 1;
+    const uint64_t v = scale_to_odd(g, (4 * significand) << shift);
+    const uint64_t lower = scale_to_odd(g, (4 * significand - 2 + closer_below) << shift) + odd;
+    const uint64_t upper = scale_to_odd(g, (4 * significand + 2) << shift) - odd;
+
+    const uint64_t s = v / 4;
+    if (s >= 10) {
+        const uint64_t tens = s / 10;
+        const bool below = lower <= 40 * tens;
+        const bool above = 40 * tens + 40 <= upper;
+        if (below != above) return (struct shortest){tens + above, k + 1};
+    }
+    const bool below = lower <= 4 * s;
+    const bool above = 4 * s + 4 <= upper;
+    if (below != above) return (struct shortest){s + above, k};
+    const uint64_t middle = 4 * s + 2;
+    const bool up = v > middle || (v == middle && (s & 1) != 0);
+    return (struct shortest){s + up, k};
+}
+
+static const char digit_pairs[] = "00010203040506070809101112131415161718192021222324252627282930313233343536373839"
+                                  "40414243444546474849505152535455565758596061626364656667686970717273747576777879"
+                                  "8081828384858687888990919293949596979899";
+
+static char *put_pair(char *end, uint32_t pair) {
+    return memcpy(end - 2, digit_pairs + (size_t)pair * 2, 2);
+}
+
+// Writes the digits of x in front of `end` and returns the first.
+static char *write_digits(char *end, uint64_t x) {
+    while (x >= 100000000) {
+        uint32_t low = (uint32_t)(x % 100000000);
+        x /= 100000000;
+        for (int i = 0; i < 4; i++, low /= 100) end = put_pair(end, low % 100);
+    }
+    uint32_t rest = (uint32_t)x;
+    for (; rest >= 10; rest /= 100) end = put_pair(end, rest % 100);
+    if (rest > 0) *--end = (char)('0' + rest);
+    return end;
+}
+
+static char *put(char *out, const char *text, int size) {
+    memcpy(out, text, (size_t)size);
+    return out + size;
+}
+
+// d.ddd * 10^e without exponent.
+static char *write_plain(char *out, const char *digits, int count, int e) {
+    if (e < 0) {
+        out = put(out, "0.", 2);
+        for (; e < -1; e++) *out++ = '0';
+        return put(out, digits, count);
+    }
+    if (e < count - 1) {
+        out = put(out, digits, e + 1);
+        *out++ = '.';
+        return put(out, digits + e + 1, count - e - 1);
+    }
+    out = put(out, digits, count);
+    for (; e >= count; e--) *out++ = '0';
+    return out;
+}
+
+static char *write_scientific(char *out, const char *digits, int count, int e) {
+    *out++ = digits[0];
+    if (count > 1) {
+        *out++ = '.';
+        out = put(out, digits + 1, count - 1);
+    }
+    *out++ = 'e';
+    if (e < 0) *out++ = '-';
+    char room[4];
+    const char *const exponent = write_digits(room + sizeof room, (uint64_t)abs(e));
+    return put(out, exponent, (int)(room + sizeof room - exponent));
+}
+
+static char *write_decimal(char *out, struct shortest decimal) {
+    char room[20];
+    const char *end = room + sizeof room;
+    const char *const digits = write_digits(room + sizeof room, decimal.digits);
+    const int e = decimal.exponent + (int)(end - digits) - 1;
+    while (end[-1] == '0') end--;
+    const int count = (int)(end - digits);
+
+    const int size_of_e = abs(e) < 10 ? 1 : abs(e) < 100 ? 2 : 3;
+    const int scientific = count + (count > 1) + 1 + (e < 0) + size_of_e;
+    const int plain = e < 0 ? count + 1 - e : e < count - 1 ? count + 1 : e + 1;
+    return plain <= scientific ? write_plain(out, digits, count, e) : write_scientific(out, digits, count, e);
+}
+
+// `bits` are those of a finite magnitude.
+static char *write_bits(char *out, uint64_t bits, bool negative, struct format format) {
+    if (negative) *out++ = '-';
+    if (bits == 0) return put(out, "0.0", negative ? 3 : 1);
+    const uint64_t hidden = (uint64_t)1 << (format.precision - 1);
+    const int field = (int)(bits / hidden);
+    const uint64_t fraction = bits % hidden;
+    const int lowest = format.min_exponent - (format.precision - 1);
+    if (field == 0) return write_decimal(out, find_shortest(fraction, lowest, false));
+    return write_decimal(out, find_shortest(fraction + hidden, lowest + field - 1, fraction == 0 && field > 1));
+}
+
+char *number_write_f32(char *out, float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return write_bits(out, bits & 0x7fffffff, bits >> 31 != 0, FORMAT_F32);
+}
+
+char *number_write_f64(char *out, double value) {
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return write_bits(out, bits & INT64_MAX, bits >> 63 != 0, FORMAT_F64);
+}

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// JSON numbers to floating point and back, exactly: reading rounds correctly (to nearest, ties to even), writing gives
+// the shortest text that reads back to the same bits. No locale, no allocation; every function may run on any thread.
+#ifndef NORMD_PROTO_NUMBER_H
+#define NORMD_PROTO_NUMBER_H
+
+#include <stddef.h>
+
+enum number_status {
+    NUMBER_OK,
+    NUMBER_MALFORMED, // not a number by the grammar of RFC 8259, section 6
+    NUMBER_OVERFLOW,  // rounds to infinity in the type asked for; *value is the infinity of its sign
+};
+
+// Reads the number at *text and sets *text behind it (where it is malformed: to the byte that does not fit, or end).
+// Reads no byte at or behind `end`. What follows the number is the caller's to check. Underflow is not an error: it
+// gives a subnormal or a zero of the right sign.
+enum number_status number_read_f32(float *value, const char **text, const char *end);
+enum number_status number_read_f64(double *value, const char **text, const char *end);
+
+// The most bytes that a write takes.
+#define NUMBER_F32_MAX 15
+#define NUMBER_F64_MAX 24
+
+// Writes the finite `value` at `out` (room for NUMBER_*_MAX bytes, no NUL) and returns the end of the text. Of the
+// texts that read back to the same bits it is the closest of the shortest in digits (Giulietti, "The Schubfach way to
+// render doubles"), laid out plainly (150, 0.25) or with an exponent (1e3, 2.5e-7), whichever is shorter, plainly where
+// both are equally long. Minus zero is -0.0.
+char *number_write_f32(char *out, float value);
+char *number_write_f64(char *out, double value);
+
+#endif

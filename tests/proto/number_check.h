@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the tests of proto/number.c share: random bits, and reading compared with libc, whose strtod and strtof are
+// exact.
+#ifndef NORMD_TESTS_PROTO_NUMBER_CHECK_H
+#define NORMD_TESTS_PROTO_NUMBER_CHECK_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+// The same sequence in every run.
+uint64_t random_u64(void);
+int random_below(int limit);
+
+uint64_t bits_f64(double value);
+double f64_of(uint64_t bits);
+uint32_t bits_f32(float value);
+float f32_of(uint32_t bits);
+
+// The text alone in memory, so that a sanitizer sees a read behind it. The caller frees it.
+char *alone(const char *text, size_t size);
+
+// Reads all of `text` as either type; fails the test where the value, the status or the end is not as by libc.
+void check_read(const char *text);
+
+#endif

@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <errno.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../proto/buffer.h"
+
+static bool no_memory;
+
+// Stands in for libc's, which buffer.c calls.
+int posix_memalign(void **data, size_t alignment, size_t size) {
+    if (no_memory) return ENOMEM;
+    *data = memalign(alignment, size);
+    return *data != NULL ? 0 : ENOMEM;
+}
+
+static void fill(struct buffer *buffer, size_t size) {
+    unsigned char *const bytes = malloc(size);
+    assert_non_null(bytes);
+    for (size_t i = 0; i < size; i++) bytes[i] = (unsigned char)(buffer->size + i);
+    assert_true(buffer_append(buffer, bytes, size));
+    free(bytes);
+}
+
+static void expect_bytes(const struct buffer *buffer, size_t size) {
+    assert_int_equal(buffer->size, size);
+    for (size_t i = 0; i < size; i++) assert_int_equal(buffer->data[i], (unsigned char)i);
+}
+
+static void test_budget(void **state) {
+    (void)state;
+    struct budget budget = {.limit = 100};
+    assert_true(budget_charge(&budget, 60));
+    assert_false(budget_charge(&budget, 41));
+    assert_int_equal(budget.used, 60);
+    assert_false(budget_charge(&budget, SIZE_MAX));
+    assert_false(budget_charge(&budget, SIZE_MAX - 59));
+    assert_int_equal(budget.used, 60);
+    assert_true(budget_charge(&budget, 40));
+    assert_true(budget_charge(&budget, 0));
+    assert_int_equal(budget.used, 100);
+    budget.limit = 50;
+    assert_false(budget_charge(&budget, 1));
+    budget_release(&budget, 100);
+    assert_int_equal(budget.used, 0);
+    assert_true(budget_charge(NULL, SIZE_MAX));
+    budget_release(NULL, SIZE_MAX);
+}
+
+struct spare {
+    struct budget *budget;
+    size_t bytes; // left to give back
+    size_t step;  // given back per call
+    size_t asked; // by the last call
+    int calls;
+};
+
+static bool give_back(void *context, size_t bytes) {
+    struct spare *const spare = context;
+    spare->calls++;
+    spare->asked = bytes;
+    const size_t given = spare->bytes < spare->step ? spare->bytes : spare->step;
+    spare->bytes -= given;
+    budget_release(spare->budget, given);
+    return given > 0;
+}
+
+static void test_reclaim(void **state) {
+    (void)state;
+    struct budget budget = {.limit = 100, .reclaim = give_back};
+    struct spare spare = {.budget = &budget, .bytes = 30, .step = 10};
+    budget.context = &spare;
+    assert_true(budget_charge(&budget, 100));
+    assert_int_equal(spare.calls, 0);
+    assert_true(budget_charge(&budget, 20));
+    assert_int_equal(spare.calls, 2);
+    assert_int_equal(spare.asked, 20);
+    assert_int_equal(budget.used, 100);
+    assert_false(budget_charge(&budget, 20));
+    assert_int_equal(spare.calls, 4);
+    assert_int_equal(budget.used, 90);
+    assert_false(budget_charge(&budget, 101));
+    assert_int_equal(spare.calls, 4);
+}
+
+static void *charge_and_release(void *context) {
+    struct budget *const budget = context;
+    for (int i = 0; i < 20000; i++) {
+        if (!budget_charge(budget, 40)) continue;
+        if (atomic_load(&budget->used) > budget->limit) return budget;
+        budget_release(budget, 40);
+    }
+    return NULL;
+}
+
+static void test_threads(void **state) {
+    (void)state;
+    struct budget budget = {.limit = 100};
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++) assert_int_equal(pthread_create(&threads[i], NULL, charge_and_release, &budget), 0);
+    for (int i = 0; i < 4; i++) {
+        void *result;
+        assert_int_equal(pthread_join(threads[i], &result), 0);
+        assert_null(result);
+    }
+    assert_int_equal(budget.used, 0);
+}
+
+static void test_growth(void **state) {
+    (void)state;
+    struct budget budget = {.limit = 100000};
+    struct buffer buffer = {.budget = &budget};
+    assert_true(buffer_append(&buffer, NULL, 0));
+    assert_null(buffer.data);
+    assert_true(buffer_reserve(&buffer, 100));
+    assert_int_equal(buffer.capacity, 100);
+    assert_int_equal(budget.used, 100);
+    assert_int_equal((uintptr_t)buffer.data % BUFFER_ALIGNMENT, 0);
+    assert_true(buffer_reserve(&buffer, 99));
+    assert_int_equal(buffer.capacity, 100);
+    fill(&buffer, 100);
+    fill(&buffer, 1);
+    assert_int_equal(buffer.capacity, 150 + BUFFER_ALIGNMENT);
+    assert_int_equal(budget.used, 150 + BUFFER_ALIGNMENT);
+    assert_true(buffer_grow(&buffer, 1000));
+    assert_int_equal(buffer.capacity, 1101);
+    assert_int_equal((uintptr_t)buffer.data % BUFFER_ALIGNMENT, 0);
+    expect_bytes(&buffer, 101);
+    buffer_free(&buffer);
+    assert_null(buffer.data);
+    assert_int_equal(buffer.size + buffer.capacity, 0);
+    assert_ptr_equal(buffer.budget, &budget);
+    assert_int_equal(budget.used, 0);
+    buffer_free(&buffer);
+}
+
+// While the bytes move, old and new are both charged. Near the budget's end half as much again does not fit, and an
+// eighth does; less than that is refused, or a text that grows a value at a time would be copied once a value.
+static void test_growth_at_limit(void **state) {
+    (void)state;
+    struct budget budget = {.limit = 1000 + 1500};
+    struct buffer buffer = {.budget = &budget};
+    fill(&buffer, 1000);
+    fill(&buffer, 5);
+    assert_int_equal(buffer.capacity, 1125);
+    assert_int_equal(budget.used, 1125);
+    fill(&buffer, 120);
+    assert_int_equal(buffer.capacity, 1125);
+    assert_true(buffer_grow(&buffer, 10));
+    assert_int_equal(buffer.capacity, 1265);
+    assert_false(buffer_grow(&buffer, 200));
+    assert_int_equal(buffer.capacity, 1265);
+    assert_int_equal(budget.used, 1265);
+    expect_bytes(&buffer, 1125);
+    buffer_free(&buffer);
+    assert_int_equal(budget.used, 0);
+}
+
+static void test_no_memory(void **state) {
+    (void)state;
+    struct budget budget = {.limit = SIZE_MAX};
+    struct buffer buffer = {.budget = &budget};
+    fill(&buffer, 50000);
+    const struct buffer before = buffer;
+    const size_t used = budget.used;
+    no_memory = true;
+    assert_false(buffer_reserve(&buffer, 50001));
+    assert_false(buffer_grow(&buffer, 10));
+    assert_false(buffer_append(&buffer, "x", 1));
+    assert_false(buffer_reserve(&buffer, (size_t)PTRDIFF_MAX + 1));
+    assert_false(buffer_grow(&buffer, SIZE_MAX));
+    assert_false(buffer_grow(&buffer, SIZE_MAX - 50000 + 1));
+    buffer.size = 100;
+    buffer_trim(&buffer);
+    buffer.size = 50000;
+    no_memory = false;
+    assert_memory_equal(&buffer, &before, sizeof buffer);
+    assert_int_equal(budget.used, used);
+    expect_bytes(&buffer, 50000);
+    buffer_free(&buffer);
+    assert_int_equal(budget.used, 0);
+}
+
+static void test_trim(void **state) {
+    (void)state;
+    struct budget budget = {.limit = 1 << 20};
+    struct buffer buffer = {.budget = &budget};
+    fill(&buffer, 1000);
+    assert_true(buffer_reserve(&buffer, 2000));
+    buffer_trim(&buffer);
+    assert_int_equal(buffer.capacity, 2000); // not worth it
+    assert_true(buffer_reserve(&buffer, 100000));
+    buffer_trim(&buffer);
+    assert_int_equal(buffer.capacity, 1000);
+    assert_int_equal(budget.used, 1000);
+    expect_bytes(&buffer, 1000);
+    assert_true(buffer_reserve(&buffer, 100000));
+    buffer.size = 0;
+    buffer_trim(&buffer);
+    assert_null(buffer.data);
+    assert_int_equal(buffer.capacity, 0);
+    assert_int_equal(budget.used, 0);
+    buffer_trim(&buffer);
+}
+
+static void test_uncharged(void **state) {
+    (void)state;
+    struct buffer buffer = {0};
+    fill(&buffer, 10);
+    fill(&buffer, 300);
+    assert_int_equal(buffer.size, 310);
+    assert_int_equal(buffer.data[10], 10);
+    buffer_free(&buffer);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_budget), cmocka_unit_test(test_reclaim),         cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_growth), cmocka_unit_test(test_growth_at_limit), cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_trim),   cmocka_unit_test(test_uncharged),
+    };
+    return cmocka_run_group_tests_name("buffer", tests, NULL, NULL);
+}
