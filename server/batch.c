@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "batch.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "reply.h"
+#include "../proto/scan.h"
+
+double *batch_vector(const struct batch *batch, enum batch_vector vector) {
+    return (double *)(void *)batch->values.data + (size_t)vector * batch->shape.channels;
+}
+
+bool batch_allocate(struct batch *batch, struct msg_error *error) {
+    const size_t bytes = batch->shape.channels * BATCH_VECTORS * sizeof(double);
+    return buffer_reserve(&batch->values, bytes) ||
+           msg_fail(error, MSG_MEMORY_FULL, NULL, "the call does not fit what is left of the memory budget");
+}
+
+// The empty batch [] has the rank that the axis asks for.
+static bool set_empty(struct job *job) {
+    job->batch.shape = (struct bn_shape){0, (size_t)job->state->config.num_features, 1};
+    job->batch.channel_axis = 1;
+    job->batch.count = 0;
+    return true;
+}
+
+bool batch_set_shape(struct job *job, const struct tensor *x) {
+    const struct msg_config *const config = &job->state->config;
+    const int64_t given = job->call.has_channel_axis ? job->call.channel_axis : config->channel_axis;
+    struct batch *const batch = &job->batch;
+    batch->tracks = config->track_running_stats;
+    if (x->rank == 0) return set_empty(job);
+    const int64_t axis = given < 0 ? given + x->rank : given;
+    if (axis < 0 || axis >= x->rank) {
+        const char *const pointer = job->call.has_channel_axis ? "/channel_axis" : "/x";
+        return msg_fail(&job->error, MSG_SHAPE_MISMATCH, pointer, "x of rank %d has no channel axis %lld", x->rank,
+                        (long long)given);
+    }
+    if (x->dim[axis] != (size_t)config->num_features) {
+        return msg_fail(&job->error, MSG_SHAPE_MISMATCH, "/x", "x has %zu channels on axis %lld, the layer has %lld",
+                        x->dim[axis], (long long)axis, (long long)config->num_features);
+    }
+    // An axis of length 0 makes the tensor empty, whatever the products of the others are.
+    struct bn_shape shape = {.outer = x->count > 0, .channels = x->dim[axis], .inner = 1};
+    for (int i = 0; i < x->rank && x->count > 0; i++) {
+        if (i < axis) shape.outer *= x->dim[i];
+        if (i > axis) shape.inner *= x->dim[i];
+    }
+    batch->shape = shape;
+    batch->channel_axis = (int)axis;
+    batch->count = shape.outer * shape.inner;
+    return true;
+}
+
+bool batch_refuses_single(const struct batch *batch, const struct msg_config *config) {
+    return batch->count == 1 && config->single_value == MSG_SINGLE_REJECT;
+}
+
+bool batch_check_finite(struct job *job, const char *field, const struct tensor *tensor) {
+    if (tensor->first_nonfinite >= tensor->count) return true;
+    job->batch.nonfinite = true;
+    if (job->state->config.nonfinite != MSG_REJECT) return true;
+    char pointer[MSG_POINTER_MAX];
+    scan_tensor_pointer(pointer, field, tensor, tensor->first_nonfinite);
+    return msg_fail(&job->error, MSG_NON_FINITE, pointer, "%s has a value that is not finite, which the layer rejects",
+                    field);
+}
+
+bool batch_check_result(const struct msg_config *config, const struct batch *batch, const char *field,
+                        const struct tensor *result, struct msg_error *error) {
+    if (config->nonfinite != MSG_REJECT || batch->nonfinite) return true;
+    const size_t bad = tensor_first_overflow(result->values.data, result->dtype, result->wire, result->count);
+    if (bad >= result->count) return true;
+    char pointer[MSG_POINTER_MAX];
+    scan_tensor_pointer(pointer, field, result, bad);
+    return msg_fail(error, MSG_OVERFLOW, pointer, "the result for this value is too large for %s",
+                    wire_dtypes[result->wire].name);
+}
+
+bool batch_check_vector(const struct msg_config *config, const struct batch *batch, const char *name,
+                        const double *values, struct msg_error *error) {
+    if (config->nonfinite != MSG_REJECT || batch->nonfinite) return true;
+    const size_t bad = bn_first_nonfinite(values, batch->shape.channels, BN_F64);
+    if (bad >= batch->shape.channels) return true;
+    return msg_fail(error, MSG_OVERFLOW, NULL, "%s of channel %zu overflows", name, bad);
+}
+
+bool batch_statistics(struct job *job, const struct tensor *x) {
+    struct batch *const batch = &job->batch;
+    struct bn_stats stats = {.mean = batch_vector(batch, BATCH_MEAN),
+                             .mean_lo = batch_vector(batch, BATCH_MEAN_LO),
+                             .m2 = batch_vector(batch, BATCH_M2)};
+    if (!reply_kernel_ok(&job->error,
+                         bn_statistics(&stats, x->values.data, x->dtype, batch->shape, job->service->pool)))
+        return false;
+    double *const var = batch_vector(batch, BATCH_VAR);
+    for (size_t c = 0; c < batch->shape.channels; c++) var[c] = stats.m2[c] / (double)stats.count;
+    return batch_check_vector(&job->state->config, batch, "batch_var", var, &job->error);
+}
+
+void batch_fill_beta(struct tensor *y, const double *beta) {
+    float *const f32 = (float *)(void *)y->values.data;
+    double *const f64 = (double *)(void *)y->values.data;
+    for (size_t c = 0; c < y->count; c++) {
+        const double value = beta != NULL ? beta[c] : 0;
+        if (y->dtype == BN_F32) f32[c] = (float)value;
+        if (y->dtype == BN_F64) f64[c] = value;
+    }
+}
+
+struct bn_norm batch_norm(const struct batch *batch, double eps, const double *gamma, const double *beta) {
+    return (struct bn_norm){.mean = batch_vector(batch, BATCH_MEAN),
+                            .mean_lo = batch_vector(batch, BATCH_MEAN_LO),
+                            .var = batch_vector(batch, BATCH_VAR),
+                            .gamma = gamma,
+                            .beta = beta,
+                            .eps = eps};
+}
+
+struct bn_norm batch_running_norm(const struct layer_state *state, const double *gamma, const double *beta) {
+    return (struct bn_norm){
+        .mean = state->running_mean, .var = state->running_var, .gamma = gamma, .beta = beta, .eps = state->config.eps};
+}

@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Deadlines of connections. libmicrohttpd's own time-out counts inactivity only, so a peer that sends a byte now and
+// then holds a connection for ever; here every phase of a connection has an end, and the main loop cuts what is past
+// it.
+//
+// Locking: one mutex, a leaf. A socket is shut down under it and leaves the table under it before it is closed, so a
+// number that was given to another file is never touched.
+#ifndef NORMD_SERVER_CONNECTIONS_H
+#define NORMD_SERVER_CONNECTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum phase {
+    PHASE_NEW,     // connected, nothing read yet
+    PHASE_IDLE,    // kept alive between requests
+    PHASE_HEAD,    // the request line was read
+    PHASE_BODY,    // its end: 408 is sent before the cut
+    PHASE_DISCARD, // a refused body is read and thrown away
+    PHASE_WORK,    // no end: the job has a deadline of its own
+    PHASE_REPLY,
+};
+
+struct connections;
+struct connection;
+
+struct connections *connections_new(void); // NULL: no memory
+void connections_free(struct connections **connections);
+
+// Adds a connected socket. NULL: no memory.
+struct connection *connections_add(struct connections *connections, int fd, uint64_t deadline_ns);
+
+// Takes it out, before the socket is closed. NULL is allowed.
+void connections_remove(struct connections *connections, struct connection *connection);
+
+// Enters a phase that ends at deadline_ns (uv_hrtime; ignored for PHASE_WORK). False where the connection was cut
+// already: nothing may be sent on it any more.
+bool connections_enter(struct connections *connections, struct connection *connection, enum phase phase,
+                       uint64_t deadline_ns);
+
+// Cuts what is past its deadline; `timeout_reply` is sent first to those in PHASE_BODY.
+void connections_reap(struct connections *connections, uint64_t now_ns, const char *timeout_reply, size_t size);
+
+// Cuts one, whatever its phase.
+void connections_cut_one(struct connections *connections, struct connection *connection);
+
+// Cuts what serves no request at the moment; with `all`, everything.
+void connections_cut(struct connections *connections, bool all);
+
+size_t connections_count(struct connections *connections);
+
+#endif

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "etag.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+void etag_format(char etag[ETAG_MAX], const struct layer_state *state) {
+    snprintf(etag, ETAG_MAX, "\"%" PRIu64 "-%016" PRIx64 "\"", state->version, state->id);
+}
+
+static bool line_matches(const char *field, const char *etag, bool weak) {
+    const size_t length = strlen(etag);
+    for (const char *at = field;;) {
+        at += strspn(at, " \t,");
+        if (*at == '\0') return false;
+        if (*at == '*') return true;
+        const bool is_weak = strncmp(at, "W/", 2) == 0;
+        if (is_weak) at += 2;
+        if ((weak || !is_weak) && strncmp(at, etag, length) == 0) return true;
+        const char *const close = *at == '"' ? strchr(at + 1, '"') : NULL;
+        if (close == NULL) return false;
+        at = close + 1;
+    }
+}
+
+bool etag_matches(const struct field_lines *lines, const struct layer_state *state, bool weak) {
+    char etag[ETAG_MAX];
+    if (state == NULL) return false;
+    etag_format(etag, state);
+    for (unsigned i = 0; i < lines->count; i++) {
+        if (line_matches(lines->values[i], etag, weak)) return true;
+    }
+    return false;
+}

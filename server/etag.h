@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Entity tags of layers, and the preconditions that carry them (RFC 9110, sections 8.8.3 and 13.1).
+#ifndef NORMD_SERVER_ETAG_H
+#define NORMD_SERVER_ETAG_H
+
+#include <stdbool.h>
+
+#include "layer.h"
+
+#define FIELD_LINES_MAX 4
+
+// The lines of a list field, which may stand in a head more than once. Values are borrowed.
+struct field_lines {
+    const char *values[FIELD_LINES_MAX];
+    unsigned count;
+};
+
+#define ETAG_MAX 48
+
+// "VERSION-ID" with its quotes.
+void etag_format(char etag[ETAG_MAX], const struct layer_state *state);
+
+// True where the field value of If-Match or If-None-Match names this state: `*`, or its tag in the list. NULL state:
+// there is no layer, nothing matches. `weak`: W/ tags compare too (If-None-Match).
+bool etag_matches(const struct field_lines *lines, const struct layer_state *state, bool weak);
+
+#endif

@@ -1,0 +1,185 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "head.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "routes.h"
+
+// ---- fields
+
+static bool is_token(const char *name) {
+    if (*name == '\0') return false;
+    for (; *name != '\0'; name++) {
+        const char c = *name;
+        const bool alnum = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+        if (!alnum && strchr("!#$%&'*+-.^_`|~", c) == NULL) return false;
+    }
+    return true;
+}
+
+static bool has_control(const char *value) {
+    for (; *value != '\0'; value++) {
+        const unsigned char c = (unsigned char)*value;
+        if ((c < 0x20 && c != '\t') || c == 0x7f) return true;
+    }
+    return false;
+}
+
+static void add_length(struct head *head, const char *value) {
+    head->lengths++;
+    head->has_length = true;
+    head->bad_length = head->bad_length || *value == '\0' || strspn(value, "0123456789") != strlen(value);
+    if (!head->bad_length) head->length = strtoull(value, NULL, 10); // ULLONG_MAX where it does not fit
+}
+
+static void add_line(struct head *head, struct field_lines *lines, const char *value) {
+    if (lines->count == FIELD_LINES_MAX) {
+        head->repeated = true;
+    } else {
+        lines->values[lines->count++] = value;
+    }
+}
+
+void head_add(struct head *head, const char *name, const char *value) {
+    if (value == NULL) value = "";
+    if (!is_token(name) || has_control(value)) head->bad_field = true;
+    const struct {
+        const char *name;
+        const char **value;
+    } known[] = {{"Content-Encoding", &head->content_encoding},
+                 {"Content-Type", &head->content_type},
+                 {"Expect", &head->expect},
+                 {"Idempotency-Key", &head->idempotency_key},
+                 {"Origin", &head->origin},
+                 {"Transfer-Encoding", &head->transfer_encoding}};
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        if (strcasecmp(name, known[i].name) != 0) continue;
+        head->repeated = head->repeated || *known[i].value != NULL;
+        *known[i].value = value;
+    }
+    const struct {
+        const char *name;
+        struct field_lines *lines;
+    } lists[] = {{"Accept", &head->accept}, {"If-Match", &head->if_match}, {"If-None-Match", &head->if_none_match}};
+    for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
+        if (strcasecmp(name, lists[i].name) == 0) add_line(head, lists[i].lines, value);
+    }
+    if (strcasecmp(name, "Host") == 0) head->hosts++;
+    if (strcasecmp(name, "Transfer-Encoding") == 0) head->codings++;
+    if (strcasecmp(name, "Content-Length") == 0) add_length(head, value);
+}
+
+// ---- framing
+
+bool head_check_framing(const struct head *head, const char *path, const char *version, struct msg_error *error) {
+    const bool http11 = strcmp(version, "HTTP/1.1") == 0;
+    if (path[0] != '/') return msg_fail(error, MSG_BAD_FRAMING, NULL, "the request target is not a path");
+    if (head->bad_field)
+        return msg_fail(error, MSG_BAD_FRAMING, NULL, "a field name is no token, or a value has control characters");
+    if (http11 && head->hosts != 1) return msg_fail(error, MSG_BAD_FRAMING, NULL, "exactly one Host is needed");
+    if (head->bad_length) return msg_fail(error, MSG_BAD_FRAMING, NULL, "Content-Length is not a decimal number");
+    if (head->lengths > 1) return msg_fail(error, MSG_BAD_FRAMING, NULL, "Content-Length is given more than once");
+    if (head->codings == 0) return true;
+    if (head->lengths > 0)
+        return msg_fail(error, MSG_BAD_FRAMING, NULL, "both Content-Length and Transfer-Encoding are given");
+    if (!http11) return msg_fail(error, MSG_BAD_FRAMING, NULL, "Transfer-Encoding needs HTTP/1.1");
+    if (head->codings == 1 && strcasecmp(head->transfer_encoding, "chunked") == 0) return true;
+    return msg_fail(error, MSG_NOT_BUILT, NULL, "the only transfer coding is chunked");
+}
+
+bool head_has_body(const struct head *head) {
+    return head->codings > 0 || head->length > 0;
+}
+
+bool head_expects_continue(const struct head *head, const char *version) {
+    return head->expect != NULL && strcasecmp(head->expect, "100-continue") == 0 && strcmp(version, "HTTP/1.1") == 0;
+}
+
+// ---- media types
+
+// The length of a media type without its parameters and spaces.
+static size_t type_length(const char *value) {
+    size_t length = strcspn(value, ";,");
+    while (length > 0 && (value[length - 1] == ' ' || value[length - 1] == '\t')) length--;
+    return length;
+}
+
+static bool is_type(const char *value, size_t length, const char *type) {
+    return strlen(type) == length && strncasecmp(value, type, length) == 0;
+}
+
+// True where the parameters of a media range give it a weight of 0.
+static bool has_zero_weight(const char *range, size_t length) {
+    for (size_t i = 0; i + 3 < length; i++) {
+        if (range[i] != ';') continue;
+        size_t at = i + 1;
+        while (at < length && (range[at] == ' ' || range[at] == '\t')) at++;
+        if (at + 2 >= length || (range[at] | 0x20) != 'q' || range[at + 1] != '=') continue;
+        const size_t from = at + 2;
+        size_t to = from;
+        while (to < length && (range[to] == '0' || range[to] == '.')) to++;
+        return to == length || range[to] == ' ' || range[to] == ';' || range[to] == '\t';
+    }
+    return false;
+}
+
+// How closely a media range names the type: 3 itself, 2 its family, 1 anything, 0 not at all.
+static int closeness(const char *range, size_t length, const char *type) {
+    const size_t family = strcspn(type, "/") + 1;
+    if (is_type(range, length, type)) return 3;
+    if (length == family + 1 && range[family] == '*' && strncasecmp(range, type, family) == 0) return 2;
+    return is_type(range, length, "*/*") ? 1 : 0;
+}
+
+// RFC 9110, section 12.5.1: the closest range decides.
+static bool accepts(const struct field_lines *lines, const char *type) {
+    int best = 0;
+    bool allowed = false, any = false;
+    for (unsigned i = 0; i < lines->count; i++) {
+        for (const char *at = lines->values[i] + strspn(lines->values[i], " \t,"); *at != '\0';
+             at += strspn(at, " \t,")) {
+            const size_t length = strcspn(at, ",");
+            const int close = closeness(at, type_length(at), type);
+            any = true;
+            if (close > best || (close > 0 && close == best && !allowed)) {
+                best = close;
+                allowed = !has_zero_weight(at, length);
+            }
+            at += length;
+        }
+    }
+    return allowed || !any;
+}
+
+static bool check_body_type(const struct head *head, struct msg_error *error) {
+    const char *const type = head->content_type;
+    const size_t length = type != NULL ? type_length(type) : 0;
+    if (head->content_encoding != NULL && strcasecmp(head->content_encoding, "identity") != 0) {
+        return msg_fail(error, MSG_UNSUPPORTED_MEDIA_TYPE, NULL, "Content-Encoding is not supported here");
+    }
+    if (type != NULL && is_type(type, length, "application/json")) return true;
+    const bool from_curl = type == NULL || *type == '\0' || is_type(type, length, "application/x-www-form-urlencoded");
+    if (from_curl && head->origin == NULL) return true;
+    return msg_fail(error, MSG_UNSUPPORTED_MEDIA_TYPE, NULL, "%s",
+                    from_curl ? "a request with Origin needs Content-Type: application/json"
+                              : "the body must be application/json");
+}
+
+bool head_check(const struct head *head, const struct route *route, struct msg_error *error) {
+    const bool takes_body = (route->flags & ROUTE_BODY) != 0;
+    const bool probe = (route->flags & ROUTE_OPEN_QUERY) != 0;
+    if (head->repeated) return msg_fail(error, MSG_BAD_HEADER, NULL, "a field is given more often than it may be");
+    if (head->expect != NULL && strcasecmp(head->expect, "100-continue") != 0) {
+        return msg_fail(error, MSG_EXPECTATION_FAILED, NULL, "Expect is not 100-continue");
+    }
+    if (!takes_body && head_has_body(head))
+        return msg_fail(error, MSG_UNEXPECTED_BODY, NULL, "%s takes no body", route->method);
+    if (takes_body && head->idempotency_key != NULL) {
+        return msg_fail(error, MSG_NOT_BUILT, NULL, "this build does not have idempotency keys; nothing was changed");
+    }
+    if (takes_body && !check_body_type(head, error)) return false;
+    if (probe || accepts(&head->accept, route->content_type)) return true;
+    return msg_fail(error, MSG_NOT_ACCEPTABLE, NULL, "the reply is %s", route->content_type);
+}

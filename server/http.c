@@ -1,0 +1,464 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "http.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <microhttpd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+#include <uv.h>
+
+#include "connections.h"
+#include "head.h"
+#include "log.h"
+#include "routes.h"
+#include "../proto/json.h"
+
+#define SECOND_NS UINT64_C(1000000000)
+#define HEAD_NS (10 * SECOND_NS)   // from the first byte, or the connect, to the end of the head
+#define IDLE_NS (75 * SECOND_NS)   // between requests
+#define DISCARD_NS (2 * SECOND_NS) // for the rest of a refused body
+#define DISCARD_MAX ((size_t)16 * 1024 * 1024)
+#define FIRST_ROOM ((size_t)256 * 1024) // of a body; it grows as the body arrives
+#define MIN_RATE 4096                   // bytes a second that a body or a reply must make in the long run
+#define CONNECTION_MEMORY ((size_t)64 * 1024)
+#define CONNECTIONS_MAX 10000
+
+struct http {
+    struct service *service;
+    struct MHD_Daemon *daemon;
+    MHD_socket listening; // once draining: ours to close
+    struct connections *connections;
+    char timeout_reply[768];
+    size_t timeout_size;
+};
+
+enum stage {
+    STAGE_BODY,    // the body is gathered
+    STAGE_REFUSED, // it is thrown away, the error of the job is the reply
+    STAGE_WORK,    // the job runs, the connection is suspended or about to be resumed
+    STAGE_REPLIED,
+};
+
+// One request. Owned by libmicrohttpd's connection from the first callback to `completed`.
+struct exchange {
+    struct http *http;
+    struct MHD_Connection *connection;
+    struct connection *deadline;
+    struct job *job;
+    enum stage stage;
+    bool has_body, close;
+    size_t received;
+    uint64_t body_began_ns, began_ns;
+    char allow[64];
+    char method[16];
+    int status;
+};
+
+// ---- replies
+
+static bool add_field(struct MHD_Response *response, const char *name, const char *value) {
+    return MHD_add_response_header(response, name, value) == MHD_YES;
+}
+
+static bool add_fields(struct MHD_Response *response, const struct exchange *exchange) {
+    const struct reply *const reply = &exchange->job->reply;
+    const bool has_body = reply->status != 204 && reply->status != 304;
+    const bool retry = reply->status == 503 || reply->status == 429;
+    return (!has_body || add_field(response, "Content-Type", reply->content_type)) &&
+           (reply->etag[0] == '\0' || add_field(response, "ETag", reply->etag)) &&
+           (exchange->allow[0] == '\0' || add_field(response, "Allow", exchange->allow)) &&
+           (!retry || add_field(response, "Retry-After", "1")) &&
+           (!exchange->close || add_field(response, "Connection", "close"));
+}
+
+static uint64_t at_min_rate(size_t bytes) {
+    return (uint64_t)bytes * SECOND_NS / MIN_RATE;
+}
+
+static enum MHD_Result send_reply(struct exchange *exchange) {
+    struct job *const job = exchange->job;
+    struct http *const http = exchange->http;
+    job_finish(job);
+    const bool is_error = job->error.code != MSG_OK;
+    if (is_error) job->reply.etag[0] = '\0';
+    exchange->close = exchange->close || atomic_load(&http->service->draining);
+    exchange->stage = STAGE_REPLIED;
+    exchange->status = job->reply.status;
+    const void *const body = job->reply.fixed_body != NULL ? job->reply.fixed_body : job->reply.body.data;
+    const size_t size = job->reply.fixed_body != NULL ? job->reply.fixed_size : job->reply.body.size;
+    const uint64_t deadline = uv_hrtime() + http->service->request_timeout_ns + at_min_rate(size);
+    if (!connections_enter(http->connections, exchange->deadline, PHASE_REPLY, deadline)) return MHD_NO;
+    // The bytes stay where they are: the job outlives the response.
+    struct MHD_Response *const response =
+        MHD_create_response_from_buffer(size, (void *)(uintptr_t)body, MHD_RESPMEM_PERSISTENT);
+    if (response == NULL) return MHD_NO;
+    enum MHD_Result result = MHD_NO;
+    if (add_fields(response, exchange))
+        result = MHD_queue_response(exchange->connection, (unsigned)job->reply.status, response);
+    MHD_destroy_response(response);
+    return result;
+}
+
+// ---- the head
+
+static enum MHD_Result take_field(void *context, enum MHD_ValueKind kind, const char *name, const char *value) {
+    (void)kind;
+    head_add(context, name, value);
+    return MHD_YES;
+}
+
+static enum MHD_Result take_parameter(void *context, enum MHD_ValueKind kind, const char *name, const char *value) {
+    (void)kind;
+    struct job *const job = context;
+    const struct route *const route = job->route;
+    char plain[64];
+    if (!route_unescape(plain, sizeof plain, name, strlen(name), true)) plain[0] = '\0';
+    for (unsigned i = 0; i < JOB_PARAMETERS_MAX && route->parameters[i] != NULL; i++) {
+        if (strcmp(route->parameters[i], plain) != 0) continue;
+        if ((job->parameters_given & 1u << i) != 0)
+            msg_fail(&job->error, MSG_BAD_PARAMETER, NULL, "%s is given twice", plain);
+        job->parameters_given |= 1u << i;
+        if (value == NULL || route_unescape(job->parameters[i], JOB_PARAMETER_SIZE, value, strlen(value), true))
+            return MHD_YES;
+        msg_fail(&job->error, MSG_BAD_PARAMETER, NULL, "%s is malformed or too long", plain);
+        return MHD_YES;
+    }
+    if ((route->flags & ROUTE_OPEN_QUERY) == 0) {
+        msg_fail(&job->error, MSG_BAD_PARAMETER, NULL, "there is no query parameter \"%.60s\" here", plain);
+    }
+    return MHD_YES;
+}
+
+static void find_route(struct exchange *exchange, const char *method, const char *path) {
+    struct job *const job = exchange->job;
+    switch (route_find(&job->route, job->name, method, path)) {
+    case ROUTE_FOUND: return;
+    case ROUTE_NO_PATH: msg_fail(&job->error, MSG_NOT_FOUND, NULL, "there is nothing at this path"); return;
+    case ROUTE_BAD_NAME:
+        msg_fail(&job->error, MSG_BAD_NAME, NULL,
+                 "a layer's name has 1 to 128 of A-Z a-z 0-9 . _ - and begins with a letter or digit");
+        return;
+    case ROUTE_NO_METHOD:
+        route_allow(exchange->allow, sizeof exchange->allow, path);
+        msg_fail(&job->error, MSG_METHOD_NOT_ALLOWED, NULL, "allowed here: %s", exchange->allow);
+        return;
+    }
+}
+
+static size_t body_limit(const struct job *job) {
+    return (job->route->flags & ROUTE_BIG_BODY) != 0 ? job->service->memory->limit : job->service->max_body;
+}
+
+// Memory follows what has arrived, not what a head announces: else a few idle sockets would hold all of it.
+static void reserve_body(struct job *job, const struct head *head) {
+    const size_t limit = body_limit(job);
+    if (head->has_length && head->length > limit) {
+        msg_fail(&job->error, MSG_BODY_TOO_LARGE, NULL, "the body has %" PRIu64 " bytes, the limit is %zu",
+                 head->length, limit);
+    } else if (head->has_length &&
+               !buffer_reserve(&job->body, head->length < FIRST_ROOM ? (size_t)head->length : FIRST_ROOM)) {
+        msg_fail(&job->error, MSG_MEMORY_FULL, NULL, "the body does not fit what is left of the memory budget");
+    }
+}
+
+// All that can be said before the body is read, into the job's error.
+static void check_request(struct exchange *exchange, const struct head *head, const char *method, const char *path) {
+    struct job *const job = exchange->job;
+    find_route(exchange, method, path);
+    if (job->route == NULL) return;
+    if (!head_check(head, job->route, &job->error)) return;
+    MHD_get_connection_values(exchange->connection, MHD_GET_ARGUMENT_KIND, take_parameter, job);
+    job->if_match = head->if_match;
+    job->if_none_match = head->if_none_match;
+    // A layer that is not there, or not as expected, is worth saying before its tensors travel.
+    if (job->error.code == MSG_OK && exchange->has_body) job_look_up(job);
+    if (job->error.code == MSG_OK) reserve_body(job, head);
+}
+
+static void resume(struct job *job) {
+    const struct exchange *const exchange = job->connection;
+    MHD_resume_connection(exchange->connection);
+}
+
+static void suspend(struct job *job) {
+    const struct exchange *const exchange = job->connection;
+    MHD_suspend_connection(exchange->connection);
+}
+
+static struct exchange *exchange_new(struct http *http, struct MHD_Connection *connection) {
+    struct exchange *const exchange = calloc(1, sizeof *exchange);
+    if (exchange == NULL) return NULL;
+    exchange->job = job_new(http->service);
+    if (exchange->job == NULL) {
+        free(exchange);
+        return NULL;
+    }
+    const union MHD_ConnectionInfo *const info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    exchange->http = http;
+    exchange->connection = connection;
+    exchange->deadline = info != NULL ? info->socket_context : NULL;
+    if (exchange->deadline == NULL) { // no memory for its deadlines: it would have none
+        job_free(&exchange->job);
+        free(exchange);
+        return NULL;
+    }
+    exchange->began_ns = uv_hrtime();
+    exchange->job->resume = resume;
+    exchange->job->connection = exchange;
+    return exchange;
+}
+
+// RFC 9112, section 3.2.2: a target in absolute form must be understood; what stands before its path is of no use here.
+static const char *origin_form(const char *target) {
+    if (strncasecmp(target, "http://", 7) != 0 && strncasecmp(target, "https://", 8) != 0) return target;
+    const char *const path = strchr(strstr(target, "//") + 2, '/');
+    return path != NULL ? path : "/";
+}
+
+static enum MHD_Result begin(struct http *http, struct MHD_Connection *connection, const char *path, const char *method,
+                             const char *version, void **context) {
+    struct exchange *const exchange = exchange_new(http, connection);
+    if (exchange == NULL) return MHD_NO;
+    *context = exchange;
+    path = origin_form(path);
+    struct job *const job = exchange->job;
+    struct head head = {0};
+    snprintf(exchange->method, sizeof exchange->method, "%s", method);
+    MHD_get_connection_values(connection, MHD_HEADER_KIND, take_field, &head);
+    exchange->has_body = head_has_body(&head);
+    exchange->body_began_ns = exchange->began_ns;
+    if (!head_check_framing(&head, path, version, &job->error)) {
+        // Where the message ends is not known, so nothing behind its head is read: libmicrohttpd closes after this.
+        exchange->close = true;
+        return send_reply(exchange);
+    }
+    check_request(exchange, &head, method, path);
+    const bool refused = job->error.code != MSG_OK;
+    exchange->stage = refused ? STAGE_REFUSED : STAGE_BODY;
+    if (refused && exchange->has_body) {
+        exchange->close = true;
+        buffer_free(&job->body);
+        // A reply in this callback closes the socket on unread data, which destroys the reply for a client that sends;
+        // one that waits for 100 Continue has sent nothing.
+        if (head_expects_continue(&head, version)) return send_reply(exchange);
+    }
+    const uint64_t limit = refused ? DISCARD_NS : http->service->request_timeout_ns;
+    const enum phase phase = refused ? PHASE_DISCARD : PHASE_BODY;
+    return connections_enter(http->connections, exchange->deadline, phase, exchange->began_ns + limit) ? MHD_YES
+                                                                                                       : MHD_NO;
+}
+
+// ---- the body
+
+static enum MHD_Result discard(struct exchange *exchange, size_t size) {
+    exchange->received += size;
+    return exchange->received <= DISCARD_MAX ? MHD_YES : MHD_NO;
+}
+
+// The rest of a body that turned out to be refused.
+static enum MHD_Result refuse_body(struct exchange *exchange, size_t size) {
+    exchange->stage = STAGE_REFUSED;
+    exchange->close = true;
+    exchange->received = 0;
+    buffer_free(&exchange->job->body);
+    const uint64_t end = uv_hrtime() + DISCARD_NS;
+    if (!connections_enter(exchange->http->connections, exchange->deadline, PHASE_DISCARD, end)) return MHD_NO;
+    return discard(exchange, size);
+}
+
+static enum MHD_Result take_body(struct exchange *exchange, const char *data, size_t size) {
+    struct job *const job = exchange->job;
+    if (exchange->stage != STAGE_BODY) return discard(exchange, size);
+    const size_t limit = body_limit(job);
+    if (size > limit - job->body.size) {
+        msg_fail(&job->error, MSG_BODY_TOO_LARGE, NULL, "the body is larger than the limit of %zu bytes", limit);
+        return refuse_body(exchange, size);
+    }
+    if (!buffer_append(&job->body, data, size)) {
+        msg_fail(&job->error, MSG_MEMORY_FULL, NULL, "the body does not fit what is left of the memory budget");
+        return refuse_body(exchange, size);
+    }
+    const uint64_t end =
+        exchange->body_began_ns + exchange->http->service->request_timeout_ns + at_min_rate(job->body.size);
+    return connections_enter(exchange->http->connections, exchange->deadline, PHASE_BODY, end) ? MHD_YES : MHD_NO;
+}
+
+static enum MHD_Result body_complete(struct exchange *exchange) {
+    if (exchange->stage == STAGE_REFUSED || exchange->stage == STAGE_WORK) return send_reply(exchange);
+    if (!connections_enter(exchange->http->connections, exchange->deadline, PHASE_WORK, 0)) return MHD_NO;
+    exchange->stage = STAGE_WORK;
+    return job_start(exchange->job, suspend) ? send_reply(exchange) : MHD_YES;
+}
+
+static enum MHD_Result handle(void *context, struct MHD_Connection *connection, const char *path, const char *method,
+                              const char *version, const char *data, size_t *size, void **request) {
+    struct http *const http = context;
+    struct exchange *const exchange = *request;
+    if (exchange == NULL) return begin(http, connection, path, method, version, request);
+    if (exchange->stage == STAGE_REPLIED) return MHD_YES;
+    if (*size == 0) return body_complete(exchange);
+    const size_t given = *size;
+    *size = 0;
+    return take_body(exchange, data, given);
+}
+
+// ---- connections
+
+static void completed(void *context, struct MHD_Connection *connection, void **request,
+                      enum MHD_RequestTerminationCode why) {
+    (void)connection;
+    struct http *const http = context;
+    struct exchange *const exchange = *request;
+    *request = NULL;
+    if (exchange == NULL) return;
+    const uint64_t now = uv_hrtime();
+    const struct route *const route = exchange->job->route;
+    log_line(LOG_LEVEL_DEBUG, "%s %s %d %.3f ms%s", exchange->method, route != NULL ? route->path : "-",
+             exchange->status, (double)(now - exchange->began_ns) / 1e6,
+             why == MHD_REQUEST_TERMINATED_COMPLETED_OK ? "" : " (cut)");
+    connections_enter(http->connections, exchange->deadline, PHASE_IDLE, now + IDLE_NS);
+    job_free(&exchange->job);
+    free(exchange);
+}
+
+static void notice(void *context, struct MHD_Connection *connection, void **socket_context,
+                   enum MHD_ConnectionNotificationCode code) {
+    struct http *const http = context;
+    if (code == MHD_CONNECTION_NOTIFY_CLOSED) {
+        connections_remove(http->connections, *socket_context);
+        *socket_context = NULL;
+        return;
+    }
+    const union MHD_ConnectionInfo *const info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    *socket_context = info != NULL ? connections_add(http->connections, info->connect_fd, uv_hrtime() + HEAD_NS) : NULL;
+    // A connection that was accepted while the drain began is not in its count; it must not begin a request.
+    const bool late = atomic_load(&http->service->draining);
+    if (*socket_context != NULL && late) connections_cut_one(http->connections, *socket_context);
+}
+
+// Called when the request line is complete; its result is the first `*request`.
+static void *line_read(void *context, const char *uri, struct MHD_Connection *connection) {
+    (void)uri;
+    struct http *const http = context;
+    const union MHD_ConnectionInfo *const info =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    if (info != NULL) connections_enter(http->connections, info->socket_context, PHASE_HEAD, uv_hrtime() + HEAD_NS);
+    return NULL;
+}
+
+// Paths and queries are decoded by us: libmicrohttpd's own decoding cuts at %00 and makes %2F a slash.
+static size_t keep_escapes(void *context, struct MHD_Connection *connection, char *text) {
+    (void)context;
+    (void)connection;
+    return strlen(text);
+}
+
+__attribute__((format(printf, 2, 0))) static void log_library(void *context, const char *format, va_list arguments) {
+    (void)context;
+    char text[512];
+    vsnprintf(text, sizeof text, format, arguments);
+    text[strcspn(text, "\n")] = '\0';
+    log_line(LOG_LEVEL_DEBUG, "libmicrohttpd: %s", text);
+}
+
+// What a body that does not arrive is answered with; written to the socket by the reaper, for libmicrohttpd takes no
+// reply while it waits for a body.
+static bool make_timeout_reply(struct http *http) {
+    struct msg_error error = {0};
+    struct buffer body = {0};
+    msg_fail(&error, MSG_BODY_TIMEOUT, NULL, "the body did not arrive in time; nothing was changed");
+    const bool encoded = json_encode_error(&body, &error);
+    const int size = snprintf(http->timeout_reply, sizeof http->timeout_reply,
+                              "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/problem+json\r\n"
+                              "Content-Length: %zu\r\nConnection: close\r\n\r\n%.*s",
+                              body.size, (int)body.size, (const char *)body.data);
+    buffer_free(&body);
+    http->timeout_size = (size_t)size;
+    return encoded && http->timeout_size < sizeof http->timeout_reply;
+}
+
+// As many connections as the process may have files, less some for the rest.
+static unsigned connection_limit(void) {
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0) return 1000;
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+    getrlimit(RLIMIT_NOFILE, &files);
+    const rlim_t spare = 64;
+    const rlim_t most = files.rlim_cur > 2 * spare ? files.rlim_cur - spare : spare;
+    return most < CONNECTIONS_MAX ? (unsigned)most : CONNECTIONS_MAX;
+}
+
+struct http *http_start(struct service *service, int listen_fd, unsigned threads) {
+    struct http *http = calloc(1, sizeof *http);
+    if (http == NULL) {
+        close(listen_fd);
+        return NULL;
+    }
+    http->service = service;
+    http->listening = MHD_INVALID_SOCKET;
+    http->connections = make_timeout_reply(http) ? connections_new() : NULL;
+    const unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG;
+    struct MHD_OptionItem options[] = {
+        {MHD_OPTION_EXTERNAL_LOGGER, (intptr_t)log_library, http},
+        {MHD_OPTION_LISTEN_SOCKET, listen_fd, NULL},
+        {MHD_OPTION_CONNECTION_LIMIT, connection_limit(), NULL},
+        {MHD_OPTION_CONNECTION_MEMORY_LIMIT, (intptr_t)CONNECTION_MEMORY, NULL},
+        {MHD_OPTION_CONNECTION_TIMEOUT, 120, NULL},
+        {MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)completed, http},
+        {MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)notice, http},
+        {MHD_OPTION_URI_LOG_CALLBACK, (intptr_t)line_read, http},
+        {MHD_OPTION_UNESCAPE_CALLBACK, (intptr_t)keep_escapes, http},
+        {MHD_OPTION_STRICT_FOR_CLIENT, 1, NULL},
+        {threads > 1 ? MHD_OPTION_THREAD_POOL_SIZE : MHD_OPTION_END, threads, NULL},
+        {MHD_OPTION_END, 0, NULL},
+    };
+    if (http->connections != NULL) {
+        http->daemon = MHD_start_daemon(flags, 0, NULL, NULL, handle, http, MHD_OPTION_ARRAY, options, MHD_OPTION_END);
+    }
+    if (http->daemon != NULL) return http;
+    close(listen_fd);
+    connections_free(&http->connections);
+    free(http);
+    return NULL;
+}
+
+void http_reap(struct http *http, uint64_t now_ns) {
+    connections_reap(http->connections, now_ns, http->timeout_reply, http->timeout_size);
+}
+
+void http_drain(struct http *http) {
+    // An I/O thread may be about to accept on the socket, so its number must not become free yet: it is only shut down
+    // here, which refuses whoever connects, and closed when the threads have ended.
+    http->listening = MHD_quiesce_daemon(http->daemon);
+    if (http->listening != MHD_INVALID_SOCKET) shutdown(http->listening, SHUT_RDWR);
+}
+
+void http_cut_idle(struct http *http) {
+    connections_cut(http->connections, false);
+}
+
+size_t http_connections(struct http *http) {
+    return connections_count(http->connections);
+}
+
+void http_cut_all(struct http *http) {
+    connections_cut(http->connections, true);
+}
+
+void http_stop(struct http **http) {
+    struct http *const h = *http;
+    *http = NULL;
+    if (h == NULL) return;
+    MHD_stop_daemon(h->daemon);
+    if (h->listening != MHD_INVALID_SOCKET) close(h->listening);
+    connections_free(&h->connections);
+    free(h);
+}

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "job.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <uv.h>
+
+#include "log.h"
+#include "routes.h"
+#include "../proto/json.h"
+
+// More could hardly be served before their deadline.
+#define QUEUE_MAX 256
+
+// Bodies and layers up to here are computed on the I/O thread: less than the cost of waking a worker, about 0.2 ms.
+#define INLINE_BODY ((size_t)16 * 1024)
+#define INLINE_CHANNELS 2048
+
+struct job_queue {
+    uv_mutex_t lock; // guards what follows; a leaf
+    uv_cond_t wake;
+    struct job *first, **last;
+    size_t waiting;
+    bool stop;
+    unsigned workers;
+    uv_thread_t threads[];
+};
+
+struct job *job_new(struct service *service) {
+    struct job *const job = calloc(1, sizeof *job);
+    if (job == NULL) return NULL;
+    job->service = service;
+    job->body.budget = service->memory;
+    job->reply.body.budget = service->memory;
+    job->batch.values.budget = service->memory;
+    job->batch.y.values.budget = service->memory;
+    return job;
+}
+
+void job_free(struct job **job) {
+    struct job *const j = *job;
+    *job = NULL;
+    if (j == NULL) return;
+    buffer_free(&j->body);
+    buffer_free(&j->reply.body);
+    buffer_free(&j->batch.values);
+    tensor_free(&j->batch.y);
+    msg_call_free(&j->call);
+    msg_state_free(&j->new_state);
+    msg_snapshot_free(&j->snapshot);
+    free(j->versions);
+    pass_release(j->pass);
+    layer_state_release(j->outcome);
+    layer_state_release(j->state);
+    layer_release(j->layer);
+    free(j);
+}
+
+// ---- steps
+
+static void change_done(struct change *change);
+
+static bool too_late(struct job *job) {
+    if (uv_hrtime() <= job->deadline_ns) return false;
+    msg_fail(&job->error, MSG_DEADLINE, NULL, "the deadline passed before the work was done; nothing was changed");
+    return true;
+}
+
+static enum job_result run(struct job *job) {
+    if (job->error.code != MSG_OK || too_late(job)) return JOB_REPLY;
+    const enum job_result result = job->route->run(job);
+    buffer_free(&job->body);
+    return too_late(job) ? JOB_REPLY : result;
+}
+
+// Hands the change to the writer, or leaves the error and returns false.
+static bool submit(struct job *job) {
+    job->change.deadline_ns = job->deadline_ns;
+    job->change.done = change_done;
+    if (writer_submit(job->service->writer, &job->change)) return true;
+    return msg_fail(&job->error, MSG_QUEUE_FULL, NULL, "too many changes wait for the store");
+}
+
+static bool is_heavy(const struct job *job) {
+    if ((job->route->flags & ROUTE_HEAVY) != 0 || job->body.size > INLINE_BODY) return true;
+    return job->state != NULL && job->state->config.num_features > INLINE_CHANNELS;
+}
+
+// ---- the queue
+
+// A committed job only needs its reply, and holds its tensors until then: it goes first.
+static void push(struct job_queue *queue, struct job *job) {
+    struct job **const link = job->committed ? &queue->first : queue->last;
+    job->next = *link;
+    *link = job;
+    if (queue->last == link) queue->last = &job->next;
+    queue->waiting++;
+    uv_cond_signal(&queue->wake);
+}
+
+// False where the queue is full. Jobs that were admitted once are always taken.
+static bool enqueue(struct job *job) {
+    struct job_queue *const queue = job->service->queue;
+    uv_mutex_lock(&queue->lock);
+    const bool room = job->committed || queue->waiting < QUEUE_MAX;
+    if (room) push(queue, job);
+    uv_mutex_unlock(&queue->lock);
+    return room || msg_fail(&job->error, MSG_QUEUE_FULL, NULL, "too many calls are waiting");
+}
+
+static struct job *dequeue(struct job_queue *queue) {
+    uv_mutex_lock(&queue->lock);
+    while (queue->first == NULL && !queue->stop) uv_cond_wait(&queue->wake, &queue->lock);
+    struct job *const job = queue->first;
+    if (job != NULL) {
+        queue->first = job->next;
+        if (queue->first == NULL) queue->last = &queue->first;
+        queue->waiting--;
+    }
+    uv_mutex_unlock(&queue->lock);
+    return job;
+}
+
+static void work_on(struct job *job) {
+    if (job->committed) {
+        job->committed = false;
+        job->finish(job);
+    } else if (run(job) == JOB_COMMIT && submit(job)) {
+        return;
+    }
+    job->resume(job);
+}
+
+static void worker_main(void *argument) {
+    struct job_queue *const queue = argument;
+    for (struct job *job; (job = dequeue(queue)) != NULL;) work_on(job);
+}
+
+struct job *job_of_change(struct change *change) {
+    return (struct job *)(void *)((char *)change - offsetof(struct job, change));
+}
+
+static void change_done(struct change *change) {
+    struct job *const job = job_of_change(change);
+    if (change->error.code != MSG_OK) {
+        job->error = change->error;
+    } else {
+        job->committed = true;
+        if (job->heavy && enqueue(job)) return;
+    }
+    job->resume(job);
+}
+
+struct job_queue *job_queue_new(unsigned workers) {
+    struct job_queue *queue = calloc(1, sizeof *queue + workers * sizeof queue->threads[0]);
+    if (queue == NULL) return NULL;
+    queue->last = &queue->first;
+    if (uv_mutex_init(&queue->lock) != 0 || uv_cond_init(&queue->wake) != 0) {
+        free(queue);
+        return NULL;
+    }
+    while (queue->workers < workers && uv_thread_create(&queue->threads[queue->workers], worker_main, queue) == 0) {
+        queue->workers++;
+    }
+    if (queue->workers == 0) job_queue_free(&queue);
+    return queue;
+}
+
+// Takes out waiting jobs that are not yet committed, all or those past their deadline.
+static struct job *take_waiting(struct job_queue *queue, bool all, uint64_t now_ns) {
+    struct job *taken = NULL, **taken_last = &taken, **link = &queue->first;
+    uv_mutex_lock(&queue->lock);
+    while (*link != NULL) {
+        struct job *const job = *link;
+        if (job->committed || (!all && now_ns <= job->deadline_ns)) {
+            link = &job->next;
+            continue;
+        }
+        *link = job->next;
+        job->next = NULL;
+        *taken_last = job;
+        taken_last = &job->next;
+        queue->waiting--;
+    }
+    queue->last = link;
+    uv_mutex_unlock(&queue->lock);
+    return taken;
+}
+
+static void refuse(struct job *jobs, enum msg_code code, const char *why) {
+    for (struct job *job = jobs, *next; job != NULL; job = next) {
+        next = job->next; // resume may free the job
+        msg_fail(&job->error, code, NULL, "%s", why);
+        job->resume(job);
+    }
+}
+
+void job_queue_expire(struct job_queue *queue, uint64_t now_ns) {
+    refuse(take_waiting(queue, false, now_ns), MSG_DEADLINE,
+           "the deadline passed while the call waited; nothing was changed");
+}
+
+void job_queue_refuse(struct job_queue *queue) {
+    refuse(take_waiting(queue, true, 0), MSG_DRAINING, "the server is shutting down; nothing was changed");
+}
+
+void job_queue_free(struct job_queue **queue) {
+    struct job_queue *const q = *queue;
+    *queue = NULL;
+    if (q == NULL) return;
+    uv_mutex_lock(&q->lock);
+    q->stop = true;
+    uv_cond_broadcast(&q->wake);
+    uv_mutex_unlock(&q->lock);
+    for (unsigned i = 0; i < q->workers; i++) uv_thread_join(&q->threads[i]);
+    uv_cond_destroy(&q->wake);
+    uv_mutex_destroy(&q->lock);
+    free(q);
+}
+
+// ---- the I/O thread's side
+
+const char *job_parameter(const struct job *job, const char *name) {
+    for (unsigned i = 0; i < JOB_PARAMETERS_MAX && job->route->parameters[i] != NULL; i++) {
+        const bool given = (job->parameters_given & 1u << i) != 0;
+        if (given && strcmp(job->route->parameters[i], name) == 0) return job->parameters[i];
+    }
+    return NULL;
+}
+
+bool job_precondition(const struct job *job, const struct layer_state *state, struct msg_error *error) {
+    if (job->if_match.count > 0 && !etag_matches(&job->if_match, state, false)) {
+        return msg_fail(error, MSG_PRECONDITION_FAILED, NULL, "If-Match does not name the layer's state");
+    }
+    if (strcmp(job->route->method, "GET") == 0 || !etag_matches(&job->if_none_match, state, true)) return true;
+    return msg_fail(error, MSG_PRECONDITION_FAILED, NULL, "If-None-Match names the layer's state");
+}
+
+// What has no entity tag matches none, but it exists.
+static void check_untagged(struct job *job) {
+    const bool changes = (job->route->flags & ROUTE_BODY) != 0;
+    if (!changes || job->if_match.count == 0 || strcmp(job->if_match.values[0], "*") == 0) return;
+    msg_fail(&job->error, MSG_PRECONDITION_FAILED, NULL, "the resource has no entity tag that If-Match could name");
+}
+
+void job_look_up(struct job *job) {
+    if ((job->route->flags & ROUTE_HAS_NAME) == 0) {
+        check_untagged(job);
+        return;
+    }
+    layer_state_release(job->state);
+    layer_release(job->layer);
+    job->layer = registry_find(job->service->registry, job->name, &job->state);
+    if (job->layer == NULL && (job->route->flags & ROUTE_NEEDS_LAYER) != 0) {
+        msg_fail(&job->error, MSG_LAYER_NOT_FOUND, NULL, "there is no layer \"%s\"", job->name);
+    }
+    job_precondition(job, job->state, &job->error);
+}
+
+bool job_start(struct job *job, void (*suspend)(struct job *job)) {
+    job->deadline_ns = uv_hrtime() + job->service->request_timeout_ns;
+    job_look_up(job);
+    if (job->error.code != MSG_OK) return true;
+    job->heavy = is_heavy(job);
+    if (job->heavy) {
+        suspend(job);
+        if (!enqueue(job)) job->resume(job);
+        return false;
+    }
+    if (run(job) == JOB_REPLY) return true;
+    suspend(job);
+    if (!submit(job)) job->resume(job);
+    return false;
+}
+
+void job_finish(struct job *job) {
+    if (job->committed) {
+        job->committed = false;
+        job->finish(job);
+    }
+    if (job->error.code == MSG_OK) return;
+    // An error is small and must be told even where the budget is full.
+    buffer_free(&job->reply.body);
+    job->reply.body.budget = NULL;
+    job->reply.fixed_body = NULL;
+    job->reply.status = msg_codes[job->error.code].status;
+    job->reply.content_type = "application/problem+json";
+    if (!json_encode_error(&job->reply.body, &job->error))
+        log_line(LOG_LEVEL_ERROR, "out of memory for an error reply");
+}

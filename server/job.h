@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The life of one request after its head was read: admission, the hand-over between the I/O thread, the workers and the
+// writer, the deadline, the reply. A job is the one owner of everything that its request holds; job_free gives it back.
+//
+// Who touches a job: the I/O thread of its connection until job_start returns false, then the worker or the writer that
+// has it, and from `resume` on the I/O thread again.
+#ifndef NORMD_SERVER_JOB_H
+#define NORMD_SERVER_JOB_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "cache.h"
+#include "etag.h"
+#include "registry.h"
+#include "writer.h"
+#include "../proto/buffer.h"
+#include "../proto/message.h"
+
+struct route;
+struct job;
+
+#define JOB_PARAMETERS_MAX 4
+#define JOB_PARAMETER_SIZE 320
+
+// What all jobs share. Borrowed by every job.
+struct service {
+    struct budget *memory;
+    struct bn_pool *pool;
+    struct registry *registry;
+    struct writer *writer;
+    struct cache *cache;
+    struct job_queue *queue;
+    uint64_t request_timeout_ns;
+    size_t max_body;
+    unsigned threads;
+    _Atomic bool draining;
+};
+
+struct reply {
+    int status;
+    const char *content_type;
+    struct buffer body;
+    const void *fixed_body; // static text instead of `body`; NULL: none
+    size_t fixed_size;
+    char etag[ETAG_MAX]; // empty: none
+};
+
+// The numbers of a train-forward or backward between its kernels and its reply; arrays in `values`, [channels].
+struct batch {
+    struct buffer values; // owned; see batch.h for what lies where
+    struct bn_shape shape;
+    int channel_axis; // not negative
+    uint64_t count;
+    struct tensor y;     // owned
+    uint64_t normalizer; // of the state that y was made with
+    bool first_batch;    // y was made with the batch's own gamma and beta
+    bool renormalized;   // y was made with a state that may not have been published
+    bool nonfinite;      // x, dout or what was computed from them is not finite
+    bool updated;
+    uint64_t version, num_batches_tracked;
+    bool tracks;
+};
+
+enum job_result {
+    JOB_REPLY,  // reply or error are complete
+    JOB_COMMIT, // `change` is to be submitted; `finish` makes the reply once it is committed
+};
+
+struct job {
+    struct service *service;
+    const struct route *route;
+    char name[MSG_NAME_MAX + 1];                             // of the layer in the path
+    char parameters[JOB_PARAMETERS_MAX][JOB_PARAMETER_SIZE]; // of the query, in the route's order; see job_parameter
+    unsigned parameters_given;                               // bit i: parameters[i] was given
+    struct field_lines if_match, if_none_match;              // borrowed from the connection
+    struct buffer body;
+    uint64_t deadline_ns;
+
+    struct msg_error error; // code MSG_OK: `reply` holds
+    struct reply reply;
+
+    struct layer *layer;             // the layer of the path as the job found it; referenced
+    const struct layer_state *state; // and its state then; referenced
+    struct change change;
+    void (*finish)(struct job *job);
+
+    // The operation's own.
+    struct msg_call call;
+    struct msg_config config;
+    struct msg_state new_state;
+    struct msg_snapshot snapshot;
+    uint64_t *versions;                // of the restored layers, [snapshot.count]; owned
+    const struct layer_state *outcome; // the state that the reply shows; referenced
+    struct batch batch;
+    struct pass *pass; // referenced
+
+    // Hand-over.
+    void (*resume)(struct job *job); // set by the server before job_start; called once, on another thread
+    void *connection;
+    bool heavy;     // runs on a worker
+    bool committed; // waits for `finish`
+    struct job *next;
+};
+
+// A job that holds nothing yet, or NULL.
+struct job *job_new(struct service *service);
+void job_free(struct job **job);
+
+// The value of a query parameter of the route; NULL: not given.
+const char *job_parameter(const struct job *job, const char *name);
+
+// The job that a change is part of.
+struct job *job_of_change(struct change *change);
+
+// False where If-Match, or If-None-Match on a method other than GET, does not hold for `state` (NULL: no layer).
+bool job_precondition(const struct job *job, const struct layer_state *state, struct msg_error *error);
+
+// Finds the layer of the path, if the route has one, and checks If-Match, into layer, state and error; what was found
+// before is let go. I/O thread; job_start does it again, for the layer may change while the body arrives.
+void job_look_up(struct job *job);
+
+// The body is complete: sets the deadline and starts the work. True: the reply is ready. False: it will be when
+// `resume` is called; `suspend` has been called before anything was handed to another thread. I/O thread.
+bool job_start(struct job *job, void (*suspend)(struct job *job));
+
+// Makes the reply of a job that was resumed, where that is still to do, and the body of an error. I/O thread.
+void job_finish(struct job *job);
+
+// A bounded queue of jobs and the threads that work on it.
+struct job_queue;
+struct job_queue *job_queue_new(unsigned workers); // NULL: no memory or no thread
+// Answers waiting jobs whose deadline has passed. Main thread.
+void job_queue_expire(struct job_queue *queue, uint64_t now_ns);
+// Answers all waiting jobs with 503: the drain has taken too long.
+void job_queue_refuse(struct job_queue *queue);
+// Finishes what runs and waits, ends the threads.
+void job_queue_free(struct job_queue **queue);
+
+#endif

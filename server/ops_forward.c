@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// train-forward and inference.
+#include <string.h>
+#include <uv.h>
+
+#include "batch.h"
+#include "ops.h"
+#include "reply.h"
+#include "../proto/json.h"
+
+static bool is_finite(const double *values, size_t n) {
+    return bn_first_nonfinite(values, n, BN_F64) == n;
+}
+
+static struct bn_stats stats_of(const struct batch *batch) {
+    return (struct bn_stats){.count = batch->count,
+                             .mean = batch_vector(batch, BATCH_MEAN),
+                             .mean_lo = batch_vector(batch, BATCH_MEAN_LO),
+                             .m2 = batch_vector(batch, BATCH_M2)};
+}
+
+// Copies what a reply's tensor takes from the request's: shape, form, types.
+static struct tensor tensor_like(const struct tensor *x, struct buffer values) {
+    struct tensor y = *x;
+    y.values = values;
+    return y;
+}
+
+static bool decode_x(struct job *job, enum json_call kind) {
+    const enum bn_dtype dtype = (enum bn_dtype)job->state->config.dtype;
+    if (!json_decode_call(&job->call, kind, reply_request_body(job), dtype, &job->error)) return false;
+    buffer_free(&job->body);
+    return batch_set_shape(job, &job->call.x) && batch_check_finite(job, "x", &job->call.x);
+}
+
+// ---- train-forward
+
+enum fold {
+    FOLD,      // the batch is folded into the running statistics
+    FOLD_NOT,  // the layer does not track, or there is nothing to fold
+    FOLD_SKIP, // the layer's policy leaves this batch out
+};
+
+static enum fold fold_of(const struct batch *batch, const struct msg_config *config) {
+    if (!config->track_running_stats || batch->count == 0) return FOLD_NOT;
+    if (batch->count == 1) return FOLD_SKIP;
+    return batch->nonfinite && config->nonfinite == MSG_SKIP_UPDATE ? FOLD_SKIP : FOLD;
+}
+
+// y of the job's x with the batch's statistics and the gamma, beta and eps of `state`.
+static bool normalize(struct job *job, const struct layer_state *state, struct msg_error *error) {
+    struct batch *const batch = &job->batch;
+    const double *gamma = state->gamma, *beta = state->beta;
+    batch->first_batch = layer_awaits_first_batch(state) && fold_of(batch, &state->config) == FOLD;
+    if (batch->first_batch) {
+        const struct bn_stats stats = stats_of(batch);
+        layer_first_affine(batch_vector(batch, BATCH_GAMMA), batch_vector(batch, BATCH_BETA), &state->config, &stats);
+        gamma = batch_vector(batch, BATCH_GAMMA);
+        beta = batch_vector(batch, BATCH_BETA);
+    }
+    batch->normalizer = state->normalizer;
+    if (batch->count == 1) {
+        batch_fill_beta(&batch->y, beta);
+        return batch_check_result(&state->config, batch, "x", &batch->y, error);
+    }
+    const struct bn_norm norm = batch_norm(batch, state->config.eps, gamma, beta);
+    const struct tensor *const x = &job->call.x;
+    return reply_kernel_ok(error, bn_normalize(batch->y.values.data, x->values.data, x->dtype, batch->shape, &norm,
+                                               job->service->pool)) &&
+           batch_check_result(&state->config, batch, "x", &batch->y, error);
+}
+
+// True where y was made with another gamma, beta or eps than those of `state`.
+static bool is_stale(const struct batch *batch, const struct layer_state *state) {
+    const bool first_batch = layer_awaits_first_batch(state) && fold_of(batch, &state->config) == FOLD;
+    return batch->renormalized || batch->normalizer != state->normalizer || batch->first_batch != first_batch;
+}
+
+// What y was made with, of `state`.
+static void fill_pass(struct job *job, const struct layer_state *state) {
+    struct pass *const pass = job->pass;
+    const struct batch *const batch = &job->batch;
+    const double *const gamma = batch->first_batch ? batch_vector(batch, BATCH_GAMMA) : state->gamma;
+    const size_t bytes = batch->shape.channels * sizeof(double);
+    if (pass->layer == NULL) {
+        layer_ref(job->layer);
+        pass->layer = job->layer;
+    }
+    pass->layer_id = state->id;
+    pass->eps = state->config.eps;
+    pass->affine = gamma != NULL;
+    pass->shape = batch->shape;
+    pass->channel_axis = batch->channel_axis;
+    if (gamma != NULL) memcpy(pass_vector(pass, PASS_GAMMA), gamma, bytes);
+    if (batch->count == 0) return;
+    memcpy(pass_vector(pass, PASS_MEAN), batch_vector(batch, BATCH_MEAN), bytes);
+    memcpy(pass_vector(pass, PASS_MEAN_LO), batch_vector(batch, BATCH_MEAN_LO), bytes);
+    memcpy(pass_vector(pass, PASS_VAR), batch_vector(batch, BATCH_VAR), bytes);
+}
+
+static bool apply_train(struct change *change, struct txn *txn) {
+    struct job *const job = job_of_change(change);
+    struct batch *const batch = &job->batch;
+    const struct layer_state *const state = reply_current(job, txn, true);
+    if (state == NULL) return false;
+    if (batch->nonfinite && state->config.nonfinite == MSG_REJECT) {
+        return msg_fail(&change->error, MSG_NON_FINITE, "/x",
+                        "x has a value that is not finite, which the layer rejects");
+    }
+    if (is_stale(batch, state)) {
+        batch->renormalized = true;
+        if (!normalize(job, state, &change->error)) return false;
+    }
+    if (job->pass != NULL) fill_pass(job, state);
+    batch->updated = fold_of(batch, &state->config) == FOLD;
+    batch->version = state->version;
+    batch->num_batches_tracked = state->num_batches_tracked;
+    if (!batch->updated) return true;
+    struct layer_state *const next = txn_edit(txn, job->name);
+    if (next == NULL) return msg_fail(&change->error, MSG_MEMORY_FULL, NULL, "out of memory; nothing was changed");
+    const struct bn_stats stats = stats_of(batch);
+    layer_fold(next, &stats);
+    batch->version = next->version;
+    batch->num_batches_tracked = next->num_batches_tracked;
+    etag_format(job->reply.etag, next);
+    return true;
+}
+
+static void finish_train(struct job *job) {
+    struct batch *const batch = &job->batch;
+    const bool empty = batch->count == 0;
+    const struct msg_train_reply reply = {
+        .batch_mean = empty ? NULL : batch_vector(batch, BATCH_MEAN),
+        .batch_var = empty ? NULL : batch_vector(batch, BATCH_VAR),
+        .channels = batch->shape.channels,
+        .count = batch->count,
+        .tracks = batch->tracks,
+        .num_batches_tracked = batch->num_batches_tracked,
+        .updated = batch->updated,
+        .version = batch->version,
+        .cache = job->pass != NULL ? job->pass->id : NULL,
+    };
+    const bool encoded = json_encode_train(&job->reply.body, &reply, &batch->y);
+    if (job->pass != NULL) {
+        tensor_move(&job->pass->x, &job->call.x);
+        cache_insert(job->service->cache, job->pass, uv_hrtime());
+    }
+    atomic_fetch_add(&job->layer->train_forward, 1);
+    if (!batch->updated && fold_of(batch, &job->state->config) == FOLD_SKIP) atomic_fetch_add(&job->layer->skipped, 1);
+    reply_with(job, 200, encoded);
+}
+
+// Everything that could run short is had before the change is made, so that nothing fails after the commit.
+static bool prepare_train(struct job *job) {
+    struct batch *const batch = &job->batch;
+    const struct tensor *const x = &job->call.x;
+    const size_t channels = batch->shape.channels;
+    batch->y = tensor_like(x, batch->y.values);
+    const size_t room = json_tensor_room(x) + 2 * json_vector_room(channels) + JSON_REPLY_ROOM;
+    if (!batch_allocate(batch, &job->error)) return false;
+    if (!buffer_reserve(&batch->y.values, x->count * bn_dtype_size(x->dtype) + 1)) return false;
+    if (!buffer_reserve(&job->reply.body, room)) return false;
+    if (!job->call.keep) return true;
+    const size_t bytes = x->values.capacity + channels * PASS_VECTORS * sizeof(double);
+    if (!cache_fits(job->service->cache, bytes)) {
+        return msg_fail(&job->error, MSG_OUT_OF_RANGE, "/cache",
+                        "a pass of %zu bytes is larger than the cache budget; send x to backward", bytes);
+    }
+    job->pass = pass_new(channels, job->service->memory);
+    return job->pass != NULL;
+}
+
+enum job_result ops_train_forward(struct job *job) {
+    const struct layer_state *const state = job->state;
+    struct batch *const batch = &job->batch;
+    if (!decode_x(job, JSON_TRAIN_FORWARD)) return JOB_REPLY;
+    if (batch_refuses_single(batch, &state->config)) {
+        msg_fail(&job->error, MSG_SINGLE_VALUE, "/x", "x has one value per channel, which the layer rejects");
+        return JOB_REPLY;
+    }
+    if (!prepare_train(job)) return reply_failed(job);
+    if (batch->count > 0 && !(batch_statistics(job, &job->call.x) && normalize(job, state, &job->error)))
+        return JOB_REPLY;
+    // A finite batch whose statistics overflow is as bad for the state as one that is not finite.
+    if (batch->count > 0 && !is_finite(batch_vector(batch, BATCH_VAR), batch->shape.channels)) batch->nonfinite = true;
+    if (fold_of(batch, &state->config) == FOLD) return reply_after_commit(job, apply_train, finish_train);
+    batch->version = state->version;
+    batch->num_batches_tracked = state->num_batches_tracked;
+    if (job->pass != NULL) fill_pass(job, state);
+    finish_train(job);
+    return JOB_REPLY;
+}
+
+// ---- inference
+
+// y in the place of x, with the running statistics or the batch's own.
+static bool infer(struct job *job, bool own) {
+    const struct layer_state *const state = job->state;
+    struct batch *const batch = &job->batch;
+    struct tensor *const x = &job->call.x;
+    if (own && batch->count == 1) {
+        batch_fill_beta(x, state->beta);
+        return batch_check_result(&state->config, batch, "x", x, &job->error);
+    }
+    if (own && !(batch_allocate(batch, &job->error) && batch_statistics(job, x))) return false;
+    const struct bn_norm norm = own ? batch_norm(batch, state->config.eps, state->gamma, state->beta)
+                                    : batch_running_norm(state, state->gamma, state->beta);
+    void *const values = x->values.data;
+    return reply_kernel_ok(&job->error,
+                           bn_normalize(values, values, x->dtype, batch->shape, &norm, job->service->pool)) &&
+           batch_check_result(&state->config, batch, "x", x, &job->error);
+}
+
+enum job_result ops_inference(struct job *job) {
+    const struct layer_state *const state = job->state;
+    struct batch *const batch = &job->batch;
+    struct tensor *const x = &job->call.x;
+    if (!decode_x(job, JSON_INFERENCE)) return JOB_REPLY;
+    const bool own = !batch->tracks;
+    if (own && batch_refuses_single(batch, &state->config)) {
+        msg_fail(&job->error, MSG_SINGLE_VALUE, "/x", "x has one value per channel, which the layer rejects");
+        return JOB_REPLY;
+    }
+    if (batch->count > 0 && !infer(job, own)) return JOB_REPLY;
+    atomic_fetch_add(&job->layer->inference, 1);
+    const size_t room = json_tensor_room(x) + JSON_REPLY_ROOM;
+    return reply_with(
+        job, 200, buffer_reserve(&job->reply.body, room) && json_encode_inference(&job->reply.body, x, state->version));
+}

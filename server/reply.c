@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "reply.h"
+
+#include <stddef.h>
+#include <string.h>
+
+#include "routes.h"
+#include "../proto/json.h"
+
+struct json_body reply_request_body(struct job *job) {
+    return (struct json_body){(const char *)job->body.data, job->body.size, job->service->memory};
+}
+
+enum job_result reply_failed(struct job *job) {
+    msg_fail(&job->error, MSG_MEMORY_FULL, NULL, "the call does not fit what is left of the memory budget");
+    return JOB_REPLY;
+}
+
+enum job_result reply_with(struct job *job, int status, bool encoded) {
+    if (!encoded) return reply_failed(job);
+    job->reply.status = status;
+    job->reply.content_type = job->route->content_type;
+    return JOB_REPLY;
+}
+
+void reply_etag(struct job *job, const struct layer_state *state) {
+    etag_format(job->reply.etag, state);
+}
+
+bool reply_is_known(struct job *job, const struct layer_state *state) {
+    reply_etag(job, state);
+    return etag_matches(&job->if_none_match, state, true);
+}
+
+enum job_result reply_after_commit(struct job *job, bool (*apply)(struct change *, struct txn *),
+                                   void (*finish)(struct job *)) {
+    if (!buffer_reserve(&job->reply.body, JSON_REPLY_ROOM)) return reply_failed(job);
+    job->change.apply = apply;
+    job->finish = finish;
+    return JOB_COMMIT;
+}
+
+const struct layer_state *reply_current(struct job *job, struct txn *txn, bool same_layer) {
+    const struct layer_state *const state = txn_state(txn, job->name);
+    if (state == NULL || (same_layer && state->id != job->state->id)) {
+        msg_fail(&job->change.error, MSG_LAYER_NOT_FOUND, NULL, "the layer was deleted or replaced while the call ran");
+        return NULL;
+    }
+    if (!job_precondition(job, state, &job->change.error)) return NULL;
+    return state;
+}
+
+bool reply_kernel_ok(struct msg_error *error, enum bn_status status) {
+    switch (status) {
+    case BN_OK: return true;
+    case BN_NO_MEMORY: return msg_fail(error, MSG_MEMORY_FULL, NULL, "out of memory");
+    case BN_BAD_SHAPE: return msg_fail(error, MSG_SHAPE_MISMATCH, NULL, "the tensor is too large");
+    }
+    return msg_fail(error, MSG_INTERNAL, NULL, "a kernel failed");
+}

@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "routes.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "ops.h"
+
+#define JSON "application/json"
+#define LAYER (ROUTE_HAS_NAME | ROUTE_NEEDS_LAYER)
+#define CALL (LAYER | ROUTE_BODY)
+#define PROBE ROUTE_OPEN_QUERY
+#define RESTORE (ROUTE_BODY | ROUTE_BIG_BODY | ROUTE_HEAVY)
+
+// Sorted by path, then method. Later: /metrics, /v2/...
+const struct route routes[] = {
+    {"GET", "/livez", ops_livez, PROBE, "text/plain", {NULL}},
+    {"GET", "/openapi.yaml", ops_openapi, PROBE, "application/yaml", {NULL}},
+    {"GET", "/readyz", ops_readyz, PROBE, "text/plain", {NULL}},
+    {"GET", "/v1/layers", ops_list_layers, ROUTE_HEAVY, JSON, {"prefix", "limit", "cursor"}},
+    {"DELETE", "/v1/layers/{name}", ops_delete_layer, LAYER, JSON, {NULL}},
+    {"GET", "/v1/layers/{name}", ops_get_layer, LAYER, JSON, {NULL}},
+    {"PATCH", "/v1/layers/{name}", ops_patch_layer, CALL, JSON, {NULL}},
+    {"PUT", "/v1/layers/{name}", ops_put_layer, ROUTE_HAS_NAME | ROUTE_BODY, JSON, {NULL}},
+    {"POST", "/v1/layers/{name}/backward", ops_backward, CALL, JSON, {NULL}},
+    {"POST", "/v1/layers/{name}/inference", ops_inference, CALL, JSON, {NULL}},
+    {"GET", "/v1/layers/{name}/state", ops_get_state, LAYER, JSON, {NULL}},
+    {"PATCH", "/v1/layers/{name}/state", ops_patch_state, CALL, JSON, {NULL}},
+    {"PUT", "/v1/layers/{name}/state", ops_put_state, CALL, JSON, {NULL}},
+    {"POST", "/v1/layers/{name}/train-forward", ops_train_forward, CALL, JSON, {NULL}},
+    {"GET", "/v1/snapshot", ops_get_snapshot, ROUTE_HEAVY, JSON, {"prefix"}},
+    {"PUT", "/v1/snapshot", ops_put_snapshot, RESTORE, JSON, {"prefix", "delete_missing"}},
+    {"GET", "/version", ops_version, PROBE, JSON, {NULL}},
+};
+
+const size_t route_count = sizeof routes / sizeof routes[0];
+
+static int hex_digit(char c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+    return -1;
+}
+
+bool route_unescape(char *out, size_t room, const char *text, size_t length, bool query) {
+    size_t n = 0;
+    for (size_t i = 0; i < length; i++) {
+        char c = text[i];
+        if (c == '%') {
+            if (length - i < 3) return false;
+            const int high = hex_digit(text[i + 1]), low = hex_digit(text[i + 2]);
+            if (high < 0 || low < 0) return false;
+            c = (char)(high * 16 + low);
+            i += 2;
+        } else if (query && c == '+') {
+            c = ' ';
+        }
+        if (c == '\0' || n + 1 >= room) return false;
+        out[n++] = c;
+    }
+    out[n] = '\0';
+    return true;
+}
+
+// True where the path has the pattern's segments; *name is the raw segment at {name}.
+static bool path_matches(const char *pattern, const char *path, const char **name, size_t *name_length) {
+    const char *const hole = strstr(pattern, "{name}");
+    *name = NULL;
+    if (hole == NULL) return strcmp(pattern, path) == 0;
+    const size_t before = (size_t)(hole - pattern);
+    if (strncmp(pattern, path, before) != 0) return false;
+    *name = path + before;
+    *name_length = strcspn(*name, "/");
+    return strcmp(*name + *name_length, hole + strlen("{name}")) == 0;
+}
+
+enum route_match route_find(const struct route **route, char *name, const char *method, const char *path) {
+    const char *const wanted = strcmp(method, "HEAD") == 0 ? "GET" : method;
+    enum route_match result = ROUTE_NO_PATH;
+    *route = NULL;
+    for (size_t i = 0; i < route_count; i++) {
+        const char *raw = NULL;
+        size_t length = 0;
+        if (!path_matches(routes[i].path, path, &raw, &length)) continue;
+        if (raw != NULL &&
+            (!route_unescape(name, MSG_NAME_MAX + 1, raw, length, false) || !msg_name_valid(name, strlen(name)))) {
+            return ROUTE_BAD_NAME;
+        }
+        result = ROUTE_NO_METHOD;
+        if (strcmp(routes[i].method, wanted) != 0) continue;
+        *route = &routes[i];
+        return ROUTE_FOUND;
+    }
+    return result;
+}
+
+void route_allow(char *out, size_t room, const char *path) {
+    size_t n = 0;
+    out[0] = '\0';
+    for (size_t i = 0; i < route_count; i++) {
+        const char *raw = NULL;
+        size_t length = 0;
+        if (!path_matches(routes[i].path, path, &raw, &length)) continue;
+        const bool get = strcmp(routes[i].method, "GET") == 0;
+        const int written =
+            snprintf(out + n, room - n, "%s%s%s", n > 0 ? ", " : "", routes[i].method, get ? ", HEAD" : "");
+        if (written < 0 || (size_t)written >= room - n) return;
+        n += (size_t)written;
+    }
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The table of routes: which method on which path runs what. proto/openapi.yaml lists the same, and a test holds the
+// two together.
+#ifndef NORMD_SERVER_ROUTES_H
+#define NORMD_SERVER_ROUTES_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "job.h"
+
+enum route_flag {
+    ROUTE_HAS_NAME = 1 << 0,    // {name} in the path is a layer
+    ROUTE_NEEDS_LAYER = 1 << 1, // which must exist
+    ROUTE_BODY = 1 << 2,        // takes a JSON body, at most --max-body
+    ROUTE_BIG_BODY = 1 << 3,    // which may be as large as the memory budget
+    ROUTE_HEAVY = 1 << 4,       // runs on a worker whatever its size
+    ROUTE_OPEN_QUERY = 1 << 5,  // query parameters that it does not know are ignored, as probes need
+};
+
+struct route {
+    const char *method; // HEAD is GET without its body
+    const char *path;   // {name} stands for one segment
+    enum job_result (*run)(struct job *job);
+    unsigned flags;
+    const char *content_type;                   // of its replies
+    const char *parameters[JOB_PARAMETERS_MAX]; // query parameters that it knows
+};
+
+extern const struct route routes[];
+extern const size_t route_count;
+
+enum route_match {
+    ROUTE_FOUND,
+    ROUTE_NO_PATH,
+    ROUTE_NO_METHOD, // the path has other methods
+    ROUTE_BAD_NAME,  // {name} is none
+};
+
+// Finds the route of a method and a raw path (percent-encoded, without query). name: room of MSG_NAME_MAX + 1, filled
+// in where the path has one.
+enum route_match route_find(const struct route **route, char *name, const char *method, const char *path);
+
+// The methods of a path that exists, as the Allow field has them: "GET, HEAD, PUT".
+void route_allow(char *out, size_t room, const char *path);
+
+// Decodes %XX in a path segment or query value of `length` bytes; plus is a space in a query. False where it is
+// malformed, contains NUL, or does not fit.
+bool route_unescape(char *out, size_t room, const char *text, size_t length, bool query);
+
+#endif

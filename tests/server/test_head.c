@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fixture.h"
+
+#include "../../server/head.h"
+#include "../../server/routes.h"
+
+// "Name: value" lines, as many as there are.
+#define FIELDS_MAX 6
+
+static struct head head_of(const char *const fields[FIELDS_MAX]) {
+    static char names[FIELDS_MAX][64];
+    struct head head = {0};
+    for (size_t i = 0; i < FIELDS_MAX && fields[i] != NULL; i++) {
+        const char *const colon = strchr(fields[i], ':');
+        snprintf(names[i], sizeof names[i], "%.*s", (int)(colon - fields[i]), fields[i]);
+        head_add(&head, names[i], colon[1] == '\0' ? "" : colon + 2);
+    }
+    return head;
+}
+
+#define HOST "Host: x"
+
+static void test_framing(void **state) {
+    (void)state;
+    static const struct {
+        const char *fields[FIELDS_MAX];
+        const char *path, *version;
+        enum msg_code code;
+    } rows[] = {
+        {{HOST}, "/", "HTTP/1.1", MSG_OK},
+        {{HOST, "Content-Length: 0"}, "/", "HTTP/1.1", MSG_OK},
+        {{HOST, "content-length: 12"}, "/", "HTTP/1.1", MSG_OK},
+        {{HOST, "Content-Length: 18446744073709551615"}, "/", "HTTP/1.1", MSG_OK},
+        {{HOST, "Content-Length: 99999999999999999999999"}, "/", "HTTP/1.1", MSG_OK}, // too large, which is for 413
+        {{HOST, "Transfer-Encoding: chunked"}, "/", "HTTP/1.1", MSG_OK},
+        {{HOST, "transfer-encoding: Chunked"}, "/", "HTTP/1.1", MSG_OK},
+        {{HOST, "X-Any!#$%&'*+-.^_`|~09: a\tb"}, "/", "HTTP/1.1", MSG_OK},
+        {{HOST, "X: \xc3\xa9"}, "/", "HTTP/1.1", MSG_OK},
+        {{"Host:"}, "/", "HTTP/1.1", MSG_OK},
+        {{NULL}, "/", "HTTP/1.0", MSG_OK},
+        {{"Content-Length: 5"}, "/", "HTTP/1.0", MSG_OK},
+        {{NULL}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "host: y"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST}, "*", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST}, "http://x/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST}, "", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "Content-Length:"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "Content-Length: -1"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "Content-Length: +1"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "Content-Length: 0x10"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "Content-Length: 1 2"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "Content-Length: 5, 5"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "Content-Length: 5.0"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "Content-Length: 5", "Content-Length: 5"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "Content-Length: 5", "content-length: 6"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "Content-Length: x", "Content-Length: 5"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "Content-Length: 5", "Transfer-Encoding: chunked"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "Transfer-Encoding: chunked", "Content-Length: 5"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "Transfer-Encoding: chunked"}, "/", "HTTP/1.0", MSG_BAD_FRAMING},
+        {{HOST, "Transfer-Encoding: gzip"}, "/", "HTTP/1.1", MSG_NOT_BUILT},
+        {{HOST, "Transfer-Encoding: gzip, chunked"}, "/", "HTTP/1.1", MSG_NOT_BUILT},
+        {{HOST, "Transfer-Encoding: identity"}, "/", "HTTP/1.1", MSG_NOT_BUILT},
+        {{HOST, "Transfer-Encoding:"}, "/", "HTTP/1.1", MSG_NOT_BUILT},
+        {{HOST, "Transfer-Encoding: chunked", "Transfer-Encoding: chunked"}, "/", "HTTP/1.1", MSG_NOT_BUILT},
+        {{HOST, "X Y: a"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "Content-Length : 5"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, ": a"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "X\xc3\xa9: a"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "X(: a"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "X: a\rb"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "X: a\nb"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "X: \x01"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "X: \x7f"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+        {{HOST, "X: \x1f"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct msg_error error = {0};
+        const struct head head = head_of(rows[i].fields);
+        const bool ok = head_check_framing(&head, rows[i].path, rows[i].version, &error);
+        if (ok != (rows[i].code == MSG_OK) || error.code != rows[i].code)
+            fail_msg("row %zu: %s", i, msg_codes[error.code].name);
+    }
+}
+
+static void test_length(void **state) {
+    (void)state;
+    static const struct {
+        const char *field;
+        uint64_t length;
+        bool body;
+    } rows[] = {{"X: y", 0, false},
+                {"Content-Length: 0", 0, false},
+                {"Content-Length: 007", 7, true},
+                {"Content-Length: 18446744073709551615", UINT64_MAX, true},
+                {"Content-Length: 18446744073709551616", UINT64_MAX, true},
+                {"Transfer-Encoding: chunked", 0, true}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        const struct head head = head_of((const char *const[FIELDS_MAX]){HOST, rows[i].field});
+        assert_int_equal(head.length, rows[i].length);
+        assert_int_equal(head.has_length, strncmp(rows[i].field, "Content", 7) == 0);
+        assert_int_equal(head_has_body(&head), rows[i].body);
+    }
+    struct head none = {0};
+    head_add(&none, "X", NULL);
+    assert_false(none.bad_field);
+}
+
+static void test_expect(void **state) {
+    (void)state;
+    const struct head none = {0}, given = {.expect = "100-Continue"}, other = {.expect = "200-ok"};
+    assert_false(head_expects_continue(&none, "HTTP/1.1"));
+    assert_true(head_expects_continue(&given, "HTTP/1.1"));
+    assert_false(head_expects_continue(&given, "HTTP/1.0"));
+    assert_false(head_expects_continue(&other, "HTTP/1.1"));
+}
+
+static const struct route *find(const char *method, const char *path) {
+    char name[MSG_NAME_MAX + 1];
+    const struct route *route = NULL;
+    assert_int_equal(route_find(&route, name, method, path), ROUTE_FOUND);
+    return route;
+}
+
+static void check(const struct route *route, const char *const fields[FIELDS_MAX], enum msg_code code) {
+    struct msg_error error = {0};
+    const struct head head = head_of(fields);
+    const bool ok = head_check(&head, route, &error);
+    if (ok == (code == MSG_OK) && error.code == code) return;
+    fail_msg("%s %s, \"%s\", \"%s\": %s, expected %s", route->method, route->path, fields[0] != NULL ? fields[0] : "",
+             fields[0] != NULL && fields[1] != NULL ? fields[1] : "", msg_codes[error.code].name, msg_codes[code].name);
+}
+
+static void test_body_types(void **state) {
+    (void)state;
+    static const struct {
+        const char *fields[FIELDS_MAX];
+        enum msg_code code;
+    } rows[] = {
+        {{NULL}, MSG_OK},
+        {{"Content-Type: application/json"}, MSG_OK},
+        {{"Content-Type: Application/JSON; charset=utf-8"}, MSG_OK},
+        {{"Content-Type: application/json ;charset=utf-8"}, MSG_OK},
+        {{"Content-Type: application/x-www-form-urlencoded"}, MSG_OK},
+        {{"Content-Type:"}, MSG_OK},
+        {{"Content-Type: application/json", "Content-Encoding: identity"}, MSG_OK},
+        {{"Content-Type: application/json", "Content-Encoding: gzip"}, MSG_UNSUPPORTED_MEDIA_TYPE},
+        {{"Content-Encoding: br"}, MSG_UNSUPPORTED_MEDIA_TYPE},
+        {{"Content-Type: text/plain"}, MSG_UNSUPPORTED_MEDIA_TYPE},
+        {{"Content-Type: text/json"}, MSG_UNSUPPORTED_MEDIA_TYPE},
+        {{"Content-Type: application/jsonl"}, MSG_UNSUPPORTED_MEDIA_TYPE},
+        {{"Content-Type: application/x-npy"}, MSG_UNSUPPORTED_MEDIA_TYPE},
+        {{"Content-Type: multipart/form-data; boundary=x"}, MSG_UNSUPPORTED_MEDIA_TYPE},
+        {{"Origin: http://a"}, MSG_UNSUPPORTED_MEDIA_TYPE},
+        {{"Origin: null", "Content-Type:"}, MSG_UNSUPPORTED_MEDIA_TYPE},
+        {{"Origin: http://a", "Content-Type: application/x-www-form-urlencoded"}, MSG_UNSUPPORTED_MEDIA_TYPE},
+        {{"Origin: http://a", "Content-Type: text/plain"}, MSG_UNSUPPORTED_MEDIA_TYPE},
+        {{"Origin: http://a", "Content-Type: application/json"}, MSG_OK},
+        {{"Idempotency-Key: 1"}, MSG_NOT_BUILT},
+        {{"idempotency-key:"}, MSG_NOT_BUILT},
+        {{"Expect: 100-continue"}, MSG_OK},
+        {{"Expect: 100-CONTINUE"}, MSG_OK},
+        {{"Expect: else"}, MSG_EXPECTATION_FAILED},
+        {{"Content-Length: 5"}, MSG_OK},
+        {{"Transfer-Encoding: chunked"}, MSG_OK},
+    };
+    for (size_t i = 0; i < route_count; i++) { // every route that takes a body
+        if ((routes[i].flags & ROUTE_BODY) == 0) continue;
+        for (size_t k = 0; k < COUNT(rows); k++) check(&routes[i], rows[k].fields, rows[k].code);
+    }
+}
+
+static void test_no_body(void **state) {
+    (void)state;
+    for (size_t i = 0; i < route_count; i++) {
+        if ((routes[i].flags & ROUTE_BODY) != 0) continue;
+        check(&routes[i], (const char *const[FIELDS_MAX]){"Content-Length: 1"}, MSG_UNEXPECTED_BODY);
+        check(&routes[i], (const char *const[FIELDS_MAX]){"Transfer-Encoding: chunked"}, MSG_UNEXPECTED_BODY);
+        check(&routes[i], (const char *const[FIELDS_MAX]){"Content-Length: 0"}, MSG_OK);
+        check(&routes[i], (const char *const[FIELDS_MAX]){"Content-Type: text/plain", "Origin: http://a"}, MSG_OK);
+    }
+}
+
+static void test_accept(void **state) {
+    (void)state;
+    static const struct {
+        const char *accept;
+        bool ok;
+    } rows[] = {
+        {"*/*", true},
+        {"application/json", true},
+        {"APPLICATION/JSON", true},
+        {"application/*", true},
+        {"text/html, application/json", true},
+        {"text/html,*/*;q=0.8", true},
+        {"application/json;q=0.001", true},
+        {"application/json;charset=utf-8;q=1", true},
+        {"*/*;q=0, application/json", true},
+        {"application/*;q=0, application/json;q=0.1", true},
+        {"", true},
+        {" , ", true},
+        {"text/html", false},
+        {"text/*", false},
+        {"application/problem+json", false},
+        {"application/jso", false},
+        {"application/json2", false},
+        {"application/json;q=0", false},
+        {"application/json;q=0.000", false},
+        {"application/json; q=0.0", false},
+        {"application/json ; Q=0", false},
+        {"application/json;charset=x;q=0", false},
+        {"application/json;q=0, */*", false},
+        {"*/*, application/json;q=0", false},
+        {"application/*;q=0, */*", false},
+        {"*/*;q=0", false},
+        {"application/x-npy", false},
+    };
+    const struct route *const get = find("GET", "/v1/layers/a"), *const post = find("POST", "/v1/layers/a/inference");
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        char field[100];
+        snprintf(field, sizeof field, "Accept: %s", rows[i].accept);
+        const char *const fields[FIELDS_MAX] = {rows[i].accept[0] != '\0' ? field : "Accept:"};
+        check(get, fields, rows[i].ok ? MSG_OK : MSG_NOT_ACCEPTABLE);
+        check(post, fields, rows[i].ok ? MSG_OK : MSG_NOT_ACCEPTABLE);
+        check(find("GET", "/livez"), fields, MSG_OK); // a probe answers whatever it is asked for
+    }
+}
+
+// What may stand once stands twice, a list more often than there is room for.
+static void test_repeated(void **state) {
+    (void)state;
+    static const char *const once[] = {"Content-Type: application/json", "Content-Encoding: identity",
+                                       "Expect: 100-continue", "Origin: a", "Idempotency-Key: k"};
+    const struct route *const put = find("PUT", "/v1/layers/a");
+    for (size_t i = 0; i < COUNT(once); i++) {
+        check(put, (const char *const[FIELDS_MAX]){once[i], once[i]}, MSG_BAD_HEADER);
+        check(find("GET", "/livez"), (const char *const[FIELDS_MAX]){once[i], once[i]}, MSG_BAD_HEADER);
+    }
+    static const char *const lists[] = {"Accept: a/b", "If-Match: \"a\"", "If-None-Match: \"a\""};
+    for (size_t i = 0; i < COUNT(lists); i++) {
+        const char *const l = lists[i];
+        check(put, (const char *const[FIELDS_MAX]){l, l, l, l}, i == 0 ? MSG_NOT_ACCEPTABLE : MSG_OK);
+        check(put, (const char *const[FIELDS_MAX]){l, l, l, l, l}, MSG_BAD_HEADER);
+    }
+    check(put, (const char *const[FIELDS_MAX]){"Accept: text/html", "Accept: application/json"}, MSG_OK);
+    check(put, (const char *const[FIELDS_MAX]){"Accept: */*", "Accept: application/json;q=0"}, MSG_NOT_ACCEPTABLE);
+    check(put, (const char *const[FIELDS_MAX]){"Accept:", "Accept: text/html"}, MSG_NOT_ACCEPTABLE);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_framing),    cmocka_unit_test(test_length),  cmocka_unit_test(test_expect),
+        cmocka_unit_test(test_body_types), cmocka_unit_test(test_no_body), cmocka_unit_test(test_accept),
+        cmocka_unit_test(test_repeated),
+    };
+    return cmocka_run_group_tests_name("head", tests, NULL, NULL);
+}
