@@ -1,0 +1,430 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many clients at once: every acknowledged change counts exactly once, in the order of versions, and a replay one by
+one in that order gives the same bits. Readers see one moment."""
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import socket
+import threading
+
+import harness
+import wire
+
+CLIENTS, LAYERS, TOTAL = 16, 8, 100_000
+# Every 16th call is an SGD step, so that gamma and beta change between the train-forwards.
+CONFIGS = [{"convention": c, "num_features": 3, "dtype": d} for c in ("pytorch", "keras", "onnx", "paper")
+           for d in ("f32", "f64")]
+CONFIGS[1]["init"] = "first-batch"
+CONFIGS[2]["momentum"] = None
+
+
+def request(path, body):
+    return b"POST /v1/layers/%b HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (
+        path.encode(), len(body), body)
+
+
+def call(seed):
+    """(is a step, layer, body) of the call with this number; values differ from call to call."""
+    rng = random.Random(seed)
+    layer = rng.randrange(LAYERS)
+    x = [[round(rng.gauss(seed % 7, 2), 3) for _ in range(3)] for _ in range(4)]
+    if seed % 16 == 5:
+        dout = [[round(rng.gauss(0, 1), 3) for _ in range(3)] for _ in range(4)]
+        return True, layer, json.dumps({"x": x, "dout": dout, "step": {"lr": 0.01, "weight_decay": 0.001}}).encode()
+    return False, layer, json.dumps({"x": x}).encode()
+
+
+class Line:
+    """A keep-alive connection without http.client's cost."""
+
+    def __init__(self, port):
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=harness.seconds(60))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.rest = b""
+
+    def call(self, data):
+        """(status, body)"""
+        self.socket.sendall(data)
+        got = self.rest
+        while True:
+            end = got.find(b"\r\n\r\n")
+            if end >= 0:
+                head = got[:end].lower()
+                at = head.index(b"content-length:") + 15
+                size = int(head[at:].split(b"\r\n", 1)[0])
+                if len(got) >= end + 4 + size:
+                    self.rest = got[end + 4 + size:]
+                    return int(got[9:12]), got[end + 4:end + 4 + size]
+            piece = self.socket.recv(65536)
+            assert piece, "the server closed the connection"
+            got += piece
+
+
+def version_of(body):
+    at = body.rindex(b'"version":') + 10
+    return int(body[at:].split(b"}", 1)[0].split(b",", 1)[0])
+
+
+def client_process(port, seeds, path):
+    """Makes the calls one after another and writes (layer, version, seed, reply) of each."""
+    line, records = Line(port), []
+    for seed in seeds:
+        step, layer, body = call(seed)
+        status, reply = line.call(request(f"c{layer}/" + ("backward" if step else "train-forward"), body))
+        assert status == 200, reply
+        records.append((layer, version_of(reply), seed, reply))
+    with open(path, "wb") as f:
+        pickle.dump(records, f)
+
+
+def replay_process(port, calls, layer, queue):
+    """Makes the calls of one layer in version order and compares every reply of a train-forward, byte for byte."""
+    line, wrong = Line(port), []
+    for version, seed, reply in calls:
+        step, _, body = call(seed)
+        status, again = line.call(request(f"c{layer}/" + ("backward" if step else "train-forward"), body))
+        if status != 200 or (vectors(again) != vectors(reply) if step else again != reply):
+            wrong.append((version, seed, reply.decode(), again.decode()))
+    queue.put((layer, len(wrong), wrong[:1]))
+
+
+def vectors(reply):
+    """What a backward with x and a step says apart from dx, which comes from the gamma of its moment."""
+    body = json.loads(reply)
+    return wire.bits([body["dgamma"], body["dbeta"], body["version"]])
+
+
+def in_processes(targets):
+    """Runs (function, arguments) in processes of their own; all must end with 0."""
+    context = multiprocessing.get_context("fork")
+    running = [context.Process(target=function, args=arguments) for function, arguments in targets]
+    for p in running:
+        p.start()
+    for p in running:
+        p.join()
+    assert all(p.exitcode == 0 for p in running), [p.exitcode for p in running]
+
+
+def test_100000_train_forwards_from_16_clients():
+    total = harness.scaled(TOTAL * 16 // 15 + 16, 1000)
+    files = harness.folder()
+    with harness.Server() as server:
+        client = server.api()
+        for i, config in enumerate(CONFIGS):
+            client.layer_of(f"c{i}", config)
+        in_processes([(client_process, (server.port, range(i, total, CLIENTS), os.path.join(files, str(i))))
+                      for i in range(CLIENTS)])
+        records = []
+        for i in range(CLIENTS):
+            with open(os.path.join(files, str(i)), "rb") as f:
+                records += pickle.load(f)
+        assert len(records) == total
+        states = [client.state(f"/v1/layers/c{i}") for i in range(LAYERS)]
+        counters = [client.ok("GET", f"/v1/layers/c{i}")["counters"] for i in range(LAYERS)]
+    trains = [r for r in records if r[2] % 16 != 5]
+    assert harness.SCALE < 1 or len(trains) >= TOTAL, len(trains)
+    assert sum(s["num_batches_tracked"] for s in states) == len(trains), "the sum is exactly what was acknowledged"
+    assert sum(c["train_forward"] for c in counters) == len(trains)
+    assert sum(c["backward"] for c in counters) == total - len(trains)
+    orders = []
+    for i in range(LAYERS):
+        mine = sorted((version, seed, reply) for layer, version, seed, reply in records if layer == i)
+        assert [r[0] for r in mine] == list(range(2, len(mine) + 2)), f"versions of layer {i} have a gap or come twice"
+        assert states[i]["version"] == len(mine) + 1, (i, states[i]["version"], len(mine))
+        assert states[i]["num_batches_tracked"] == sum(r[1] % 16 != 5 for r in mine), i
+        orders.append(mine)
+    with harness.Server("--durability", "none") as server:
+        client = server.api()
+        for i, config in enumerate(CONFIGS):
+            client.layer_of(f"c{i}", config)
+        results = multiprocessing.get_context("fork").Queue()
+        in_processes([(replay_process, (server.port, orders[i], i, results)) for i in range(LAYERS)])
+        wrong = [results.get() for _ in range(LAYERS)]
+        assert not any(count for _, count, _ in wrong), [w for w in wrong if w[1]]
+        for i in range(LAYERS):
+            again = client.state(f"/v1/layers/c{i}")
+            assert wire.bits(again) == wire.bits(states[i]), f"the state of layer {i} has other bits"
+
+
+class Threads:
+    """Runs functions(stop event) in threads until `stop` is set; the first exception fails the test."""
+
+    def __init__(self, *functions):
+        self.stop, self.errors = threading.Event(), []
+        self.threads = [threading.Thread(target=self._run, args=(f,)) for f in functions]
+        for t in self.threads:
+            t.start()
+
+    def _run(self, function):
+        try:
+            function(self.stop)
+        except BaseException as error:  # pylint: disable=broad-except
+            self.errors.append(error)
+            self.stop.set()
+
+    def finish(self):
+        self.stop.set()
+        for t in self.threads:
+            t.join()
+        if self.errors:
+            raise self.errors[0]
+
+
+def test_inference_belongs_to_its_version():
+    """A layer with momentum 1 has the mean of its last batch; y of an inference tells which batch that was."""
+    server = harness.shared()
+    client = server.api()
+    path = client.layer("reader", num_features=1, momentum=1, dtype="f64", eps=2.0)
+    means, seen = {1: 0.0}, []
+    wanted = harness.scaled(2000, 100)
+
+    def train(first):
+        def run(stop):
+            api, k = server.api(), first
+            while not stop.is_set():
+                got = api.train(path, [[k - 1], [k + 1]])  # unbiased variance 2, so that 1/sqrt(var + eps) is 1/2
+                means[got["version"]] = float(k)
+                k += 2
+        return run
+
+    def infer(stop):
+        api = server.api()
+        while not stop.is_set():
+            got = api.infer(path, [[0]])
+            seen.append((got["version"], got["y"][0][0]))
+
+    threads = Threads(train(1), train(2), infer, infer, infer)
+    try:
+        harness.wait_until(lambda: len(seen) > wanted and len(means) > wanted // 4 or threads.errors, 60,
+                           "inferences under training")
+    finally:
+        threads.finish()
+    checked = 0
+    for version, y in seen:
+        if version in means and version > 1:
+            assert y == -means[version] / 2, (version, y, means[version])
+            checked += 1
+    assert checked > wanted // 2, checked
+    assert len({v for v, _ in seen}) > 20, "the versions moved"
+
+
+def test_versions_never_go_back():
+    """A reader that saw a version, or its own acknowledged change, never sees an older one."""
+    server = harness.shared()
+    client = server.api()
+    path = client.layer("forward", num_features=1)
+    lowest = [1]
+    rounds = []
+
+    def train(stop):
+        api = server.api()
+        while not stop.is_set():
+            version = api.train(path, [[1], [2]])["version"]
+            assert api.version(path) >= version and api.infer(path, [[1]])["version"] >= version, "own changes are read"
+            lowest[0] = max(lowest[0], version)
+            rounds.append(version)
+
+    def read(stop):
+        api, last = server.api(), 0
+        while not stop.is_set():
+            floor = lowest[0]
+            for version in (api.version(path), api.state(path)["version"], api.infer(path, [[1]])["version"]):
+                assert version >= max(last, floor), (version, last, floor)
+                last = version
+
+    threads = Threads(train, train, read, read)
+    try:
+        harness.wait_until(lambda: len(rounds) > harness.scaled(1000, 50) or threads.errors, 60, "rounds")
+    finally:
+        threads.finish()
+
+
+def test_snapshot_is_one_moment():
+    """Two layers are always restored together: no reader sees one of them alone."""
+    server = harness.shared()
+    client = server.api()
+
+    def both(k):
+        state = {"gamma": [k] * 50, "beta": [-k] * 50, "running_mean": [0] * 50, "running_var": [1] * 50,
+                 "num_batches_tracked": k,
+                 "layer": {"num_features": 50}}
+        return {"layers": {"twin.a": state, "twin.b": state}}
+
+    client.ok("PUT", "/v1/snapshot", both(0))
+    versions, reads = [], []
+
+    def write(first):
+        def run(stop):
+            api, k = server.api(), first
+            while not stop.is_set():
+                got = api.ok("PUT", "/v1/snapshot", both(k))["layers"]
+                assert got["twin.a"] == got["twin.b"], got
+                versions.append(got["twin.a"])
+                k += 2
+        return run
+
+    def read(stop):
+        api = server.api()
+        while not stop.is_set():
+            layers = api.ok("GET", "/v1/snapshot?prefix=twin.")["layers"]
+            a, b = layers["twin.a"], layers["twin.b"]
+            assert a == b, "two moments in one snapshot"
+            k = a["num_batches_tracked"]
+            assert set(a["gamma"]) == {k} and set(a["beta"]) == {-k}, "half a state"
+            reads.append(a["version"])
+
+    threads = Threads(write(1), write(2), read, read)
+    try:
+        harness.wait_until(lambda: len(reads) > harness.scaled(500, 30) and len(versions) > harness.scaled(300, 20)
+                           or threads.errors, 60,
+                           "snapshots under load")
+    finally:
+        threads.finish()
+    assert sorted(versions) == list(range(2, len(versions) + 2)), "each restore has its own version"
+    assert len(set(reads)) > 5
+
+
+def test_if_match_lets_one_through():
+    """Of those who read a tag and then change the layer under If-Match, exactly one succeeds for each version."""
+    server = harness.shared()
+    client = server.api()
+    path = client.layer("contested", num_features=1)
+    won, lost = [], []
+
+    def work(stop):
+        api = server.api()
+        while not stop.is_set():
+            tag = api.get(path).headers["etag"]
+            reply = api.post(path + "/train-forward", {"x": [[1], [2]]}, {"If-Match": tag})
+            assert reply.status in (200, 412), reply
+            if reply.status == 200:
+                won.append(reply.json["version"])
+                assert reply.headers["etag"] != tag
+            else:
+                lost.append(1)
+
+    threads = Threads(work, work, work, work)
+    try:
+        harness.wait_until(lambda: len(won) > harness.scaled(500, 30) or threads.errors, 60, "changes")
+    finally:
+        threads.finish()
+    assert sorted(won) == list(range(2, len(won) + 2)) and client.version(path) == len(won) + 1
+    assert client.ok("GET", path)["counters"]["train_forward"] == len(won), "the refused ones were not applied"
+    assert lost, "nobody was ever too late"
+
+
+def test_passes_under_eviction():
+    """Passes come and go in a small cache: backward from one that is there gives the bits of backward from x."""
+    x = [[[i * j % 7 + 0.25 * k for k in range(8)] for j in range(3)] for i in range(20)]
+    dout = [[[i + j - k for k in range(8)] for j in range(3)] for i in range(20)]
+    with harness.Server("--durability", "none", "--cache-budget", "64K") as server:
+        client = server.api()
+        path = client.layer("passes", num_features=3, momentum=0)
+        want = client.backward(path, dout, x=x)
+        ids, outcomes = [], []
+
+        def make(stop):
+            api = server.api()
+            while not stop.is_set():
+                ids.append(api.train(path, x, cache=True)["cache"])
+
+        def use(stop):
+            api = server.api()
+            while not stop.is_set():
+                for i in ids[-40::7]:
+                    reply = api.post(path + "/backward", {"dout": dout, "cache": i})
+                    assert reply.status in (200, 410), reply
+                    outcomes.append(reply.status)
+                    if reply.status == 200:
+                        assert all(reply.json[k] == want[k] for k in ("dx", "dgamma", "dbeta"))
+
+        threads = Threads(make, make, use, use)
+        try:
+            harness.wait_until(lambda: min(outcomes.count(200), outcomes.count(410)) > harness.scaled(200, 10)
+                               or threads.errors, 60, "both outcomes")
+        finally:
+            threads.finish()
+        assert len(set(ids)) == len(ids), "ids are unique"
+        assert 0 < client.ok("GET", path)["memory"]["cache_bytes"] <= 65536
+
+
+def test_clients_that_leave():
+    """A client that is gone before its reply: the change happened whole or not at all, and nothing stays behind."""
+    server = harness.shared()
+    client = server.api()
+    path = client.layer("leavers", num_features=64)
+    row = [i * 0.5 for i in range(64)]
+    body = json.dumps({"x": [row] * 2000 + [[0] * 64]}).encode()
+    count = harness.scaled(60, 10)
+    for _ in range(count):
+        with wire.connect(server) as s:
+            s.sendall(request("leavers/train-forward", body))
+    state = harness.wait_until(lambda: settled(client, path), 20, "the calls have ended")
+    assert 0 <= state["num_batches_tracked"] <= count and state["version"] == 1 + state["num_batches_tracked"], state
+    assert client.train(path, [row, row])["version"] == state["version"] + 1
+
+
+def settled(client, path):
+    """The state, where two looks with a full call between them agree."""
+    before = client.state(path)
+    client.infer(path, [[0] * 64] * 2000)
+    return before if client.state(path) == before else None
+
+
+def test_creating_and_deleting_the_same_name():
+    """Of those who create at once with different configurations one wins; the others get 200 or 409."""
+    server = harness.shared()
+    outcomes = []
+
+    def work(features):
+        def run(stop):
+            api = server.api()
+            for _ in range(harness.scaled(200, 20)):
+                reply = api.put("/v1/layers/fought", {"num_features": features})
+                assert reply.status in (200, 201, 409), reply
+                outcomes.append(reply.status)
+                if reply.status == 201:
+                    train = api.post("/v1/layers/fought/train-forward", {"x": [[1] * features, [2] * features]})
+                    assert train.status in (200, 404, 422), train
+                    assert api.delete("/v1/layers/fought").status in (204, 404)
+        return run
+
+    threads = Threads(*(work(f) for f in (1, 1, 2, 3)))
+    for t in threads.threads:
+        t.join()
+    threads.finish()
+    assert outcomes.count(201) > 10, outcomes.count(201)
+
+
+def test_a_call_that_outlives_its_layer():
+    """Deleting under training: each reply is 200 with a version of a living layer, or 404; a new layer starts at 1."""
+    server = harness.shared()
+    client = server.api()
+    path = client.layer("mayfly", num_features=1)
+    done = []
+
+    def train(stop):
+        api = server.api()
+        while not stop.is_set():
+            reply = api.post(path + "/train-forward", {"x": [[1], [2]]})
+            assert reply.status in (200, 404), reply
+            if reply.status == 200:
+                body = reply.json
+                assert body["version"] == body["num_batches_tracked"] + 1, body
+                done.append(body["version"])
+
+    threads = Threads(train, train, train)
+    try:
+        for _ in range(harness.scaled(100, 10)):
+            seen = len(done)
+            harness.wait_until(lambda: len(done) > seen or threads.errors, 20, "training")
+            assert client.delete(path).status == 204
+            client.layer("mayfly", num_features=1)
+    finally:
+        threads.finish()
+    assert min(done) == 2
+
+
+harness.main()

@@ -1,0 +1,377 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Limits of size, memory, queue and time: the client sees the refusal, nothing changes, and the server goes on."""
+import os
+import select
+import socket
+import threading
+import time
+
+import harness
+import wire
+
+MIB = 1 << 20
+X = [[1, 2, 3], [4, 5, 7]]
+
+
+def head(path, length, method="POST", more=b""):
+    return b"%b %b HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: %d\r\n%b\r\n" % (
+        method.encode(), path.encode(), length, more)
+
+
+def big_body(features, size):
+    """A valid train-forward body of about `size` bytes for a layer with that many channels, as (bytes, rows)."""
+    row = b"[" + b",".join(b"%d.25" % (i % 7) for i in range(features)) + b"]"
+    rows = max(2, size // (len(row) + 1))
+    return b'{"x":[' + b",".join([row] * (rows - 1) + [row.replace(b"25", b"75")]) + b"]}", rows
+
+
+def push(s, total, piece=b"x" * 65536):
+    """Sends up to `total` bytes; returns how many were taken before the peer cut the connection."""
+    sent = 0
+    try:
+        while sent < total:
+            sent += s.send(piece[:total - sent])
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+    return sent
+
+
+def refused(server, data, size, timeout=20.0):
+    """Sends a request head and then the whole body, as a plain client does, before it reads the reply."""
+    with wire.connect(server, harness.seconds(timeout)) as s:
+        s.sendall(data)
+        s.sendall(b" " * size)
+        reply = wire.read_reply(s, harness.seconds(timeout))
+        if reply.headers.get("connection", "").lower() == "close":
+            assert wire.read_all(s, harness.seconds(5)) == (b"", True), "the connection is closed"
+        return reply
+
+
+# ---- size
+
+def test_body_too_large():
+    with harness.Server("--durability", "none", "--max-body", "1M") as server:
+        client = server.api()
+        path = client.layer("big")
+        for _ in range(harness.scaled(50, 5)):
+            reply = refused(server, head(path + "/train-forward", 8 * MIB), 8 * MIB)
+            wire.problem(reply, 413, "body_too_large")
+            assert reply.headers["connection"].lower() == "close", reply.headers
+        exact = b'{"x":[[1,2,3],[4,5,7]]}'
+        assert client.request("POST", path + "/train-forward", exact + b" " * (MIB - len(exact))).status == 200
+        wire.problem(client.request("POST", path + "/train-forward", exact + b" " * (MIB + 1 - len(exact))), 413)
+        assert client.version(path) == 2
+
+
+def test_body_too_large_with_expect():
+    with harness.Server("--durability", "none", "--max-body", "1M") as server:
+        path = server.api().layer("big")
+        with wire.connect(server) as s:
+            start = time.monotonic()
+            s.sendall(head(path + "/train-forward", MIB + 1, more=b"Expect: 100-continue\r\n"))
+            raw, closed = wire.read_all(s, harness.seconds(5))
+            assert wire.statuses(raw) == [413] and closed, raw[:200]
+            assert time.monotonic() - start < harness.seconds(1.5), "at once"
+
+
+def test_chunked_body_too_large():
+    with harness.Server("--durability", "none", "--max-body", "1M") as server:
+        client = server.api()
+        path = client.layer("big")
+        start = b"POST %b/train-forward HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" % path.encode()
+        with wire.connect(server) as s:
+            s.sendall(start)
+            for _ in range(6 * 16):
+                s.sendall(b"10000\r\n" + b" " * 65536 + b"\r\n")
+            s.sendall(b"0\r\n\r\n")
+            wire.problem(wire.read_reply(s, harness.seconds(10)), 413, "body_too_large")
+            assert wire.read_all(s, harness.seconds(5))[1], "the connection is closed"
+        with wire.connect(server) as s:  # one chunk that announces more than is allowed
+            s.sendall(start + b"7fffffff\r\n")
+            taken = push(s, 40 * MIB)
+            assert taken < 36 * MIB, f"{taken} bytes were read"
+        assert client.version(path) == 1
+
+
+def test_what_is_thrown_away_is_bounded():
+    """A refused body is read to 16 MiB and for 2 s at most, then the connection is cut."""
+    with harness.Server("--durability", "none", "--max-body", "1M") as server:
+        path = server.api().layer("big")
+        with wire.connect(server, harness.seconds(30)) as s:
+            s.sendall(head(path + "/train-forward", 1 << 40))
+            taken = push(s, 200 * MIB)
+            assert 2 * MIB < taken < 36 * MIB, f"{taken} bytes were taken"
+        with wire.connect(server, harness.seconds(30)) as s:
+            start = time.monotonic()
+            s.sendall(head(path + "/train-forward", 64 * MIB))
+            closed = threading.Event()
+
+            def trickle():
+                while not closed.wait(0.1):
+                    if push(s, 100) == 0:
+                        return
+
+            feeder = threading.Thread(target=trickle)
+            feeder.start()
+            raw, ended = wire.read_all(s, harness.seconds(10))
+            closed.set()
+            feeder.join()
+            took = time.monotonic() - start
+            assert ended and took < harness.seconds(5), f"cut after {took:.1f} s"
+            assert wire.statuses(raw) in ([413], []), raw[:200]
+        assert server.api().version(path) == 1
+
+
+@harness.rows([
+    ("no such layer", "POST", "/v1/layers/none/train-forward", b"", 404), ("no such path", "POST", "/v1/nothing", b"",
+                                                                           404),
+    ("method", "DELETE", "/v1/layers/early/inference", b"", 405), ("media type", "POST", "/v1/layers/early/inference",
+                                                                   b"Content-Type: a/b\r\n", 415),
+    ("later build", "POST", "/v1/layers/early/train-forward", b"Idempotency-Key: 1\r\n", 501),
+    ("name", "PUT", "/v1/layers/-bad", b"", 400),
+    ("precondition", "POST", "/v1/layers/early/train-forward", b'If-Match: "x"\r\n', 412),
+    ("GET with a body", "GET", "/v1/layers", b"", 400), ("accept", "POST", "/v1/layers/early/inference",
+                                                         b"Accept: a/b\r\n", 406),
+    ("coding", "POST", "/v1/layers/early/inference", b"Content-Encoding: gzip\r\n", 415),
+])
+def test_early_refusal_is_seen(method, path, header, status):
+    """The client sends 8 MiB, more than the sockets hold, before it reads."""
+    server = harness.shared()
+    client = server.api()
+    client.put("/v1/layers/early", {"num_features": 3})
+    kind = b"" if b"Content-Type" in header else b"Content-Type: application/json\r\n"
+    data = b"%b %b HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n%b%b\r\n" % (method.encode(), path.encode(), 8 * MIB,
+                                                                             kind, header)
+    for _ in range(harness.scaled(50, 5)):
+        wire.problem(refused(server, data, 8 * MIB), status)
+    assert client.version("/v1/layers/early") == 1
+
+
+# ---- memory and queue
+
+def readable(sockets):
+    return select.select(sockets, [], [], 0)[0]
+
+
+def test_memory_budget():
+    """Calls whose bodies are almost there hold memory; with the budget full the next is refused, and served later."""
+    with harness.Server("--durability", "none", "--memory-budget", "96M", "--max-body", "8M") as server:
+        client = server.api()
+        path = client.layer("full", num_features=64)
+        body, _ = big_body(64, 7 * MIB)
+        sockets = []
+        for _ in range(24):
+            sockets.append(wire.connect(server, harness.seconds(30)))
+            try:
+                sockets[-1].sendall(head(path + "/train-forward", len(body)) + body[:-1])
+            except ConnectionError:
+                pass
+        # 96 MiB hold 13 bodies of 7 MiB. The refused ones are cut after 2 s, because they do not end.
+        harness.wait_until(lambda: len(readable(sockets)) >= 11, 10, "11 of 24 calls are refused")
+        counts = []  # (when, how many were cut); a slow server has refused some that it has yet to cut
+
+        def settled():
+            counts.append((time.monotonic(), len(readable(sockets))))
+            first = next(when for when, count in counts if count == counts[-1][1])
+            return counts[-1][0] - first > 2.5
+
+        harness.wait_until(settled, 20, "no further call is cut")
+        waiting = [s for s in sockets if s not in readable(sockets)]
+        assert 1 <= len(waiting) <= 13, f"{len(waiting)} bodies of 7 MiB wait"
+        for _ in range(harness.scaled(20, 3)):
+            reply = client.request("POST", path + "/train-forward", body)
+            wire.problem(reply, 503, "memory_full")
+            assert int(reply.headers["retry-after"]) >= 1, reply.headers
+        assert client.infer(path, [[1] * 64])["version"] == 1, "small calls go on"
+        done = 0
+        for s in waiting:
+            start = time.monotonic()
+            s.sendall(body[-1:])
+            reply = wire.read_reply(s, harness.seconds(60))
+            assert reply.status in (200, 503), reply
+            assert time.monotonic() - start < harness.seconds(5), "a call that does not fit is refused soon"
+            done += reply.status == 200
+        for s in sockets:
+            s.close()
+        assert client.version(path) == 1 + done and client.state(path)["num_batches_tracked"] == done
+        again = harness.wait_until(lambda: client.request("POST", path + "/train-forward", body).status == 200, 10,
+                                   "the memory is free again")
+        assert again and client.version(path) == 2 + done
+
+
+def test_queue():
+    """Far more calls at once than the queue holds: each is answered 200 or 503 with Retry-After; only the 200 count."""
+    with harness.Server("--durability", "none", "--threads", "1") as server:
+        client = server.api()
+        path = client.layer("queue", num_features=64)
+        body, _ = big_body(64, 300_000)
+        data = head(path + "/train-forward", len(body)) + body
+        sockets = [wire.connect(server, harness.seconds(60)) for _ in range(harness.scaled(900, 300))]
+        gate = threading.Barrier(9)
+        replies = []
+
+        def fire(mine):
+            for s in mine:
+                s.sendall(data[:-1])
+            gate.wait()
+            for s in mine:
+                s.sendall(data[-1:])
+            for s in mine:
+                replies.append(wire.read_reply(s, harness.seconds(60)))
+
+        threads = [threading.Thread(target=fire, args=(sockets[i::8],)) for i in range(8)]
+        for t in threads:
+            t.start()
+        gate.wait()
+        for t in threads:
+            t.join()
+        for s in sockets:
+            s.close()
+        assert len(replies) == len(sockets)
+        bad = [r for r in replies if r.status != 200]
+        for reply in bad:
+            wire.problem(reply, 503)
+            assert reply.json["code"] in ("queue_full", "memory_full") and int(reply.headers["retry-after"]) >= 1, reply
+        good = len(replies) - len(bad)
+        state = client.state(path)
+        assert state["num_batches_tracked"] == good and state["version"] == 1 + good, (state["version"], good)
+        assert any(r.json["code"] == "queue_full"
+                   for r in bad), f"{len(replies)} at once, {good} were served: no bound was met"
+
+
+# ---- time
+
+def test_deadline():
+    with harness.Server("--durability", "none", "--request-timeout", "1ms") as server:
+        client = server.api()
+        reply = harness.wait_until(lambda: (lambda r: r if r.status == 201 else None)(
+            client.put("/v1/layers/late", {"num_features": 64})), 10, "a small call is in time once")
+        path = "/v1/layers/" + reply.json["name"]
+        body, _ = big_body(64, 24 * MIB)
+        reply = client.request("POST", path + "/train-forward", body)
+        wire.problem(reply, 504, "deadline")
+        wire.problem(client.request("POST", path + "/inference", body), 504, "deadline")
+        got = harness.wait_until(lambda: (lambda r: r if r.status == 200 else None)(client.get(path + "/state")), 10,
+                                 "a small call")
+        assert got.json["version"] == 1 and got.json["num_batches_tracked"] == 0, got
+
+
+def test_body_that_stalls():
+    with harness.Server("--durability", "none", "--request-timeout", "1s") as server:
+        client = server.api()
+        path = client.layer("slow")
+        with wire.connect(server) as s:
+            start = time.monotonic()
+            s.sendall(head(path + "/train-forward", 1000) + b'{"x":')
+            reply = wire.read_reply(s, harness.seconds(10))
+            wire.problem(reply, 408, "body_timeout")
+            took = time.monotonic() - start
+            assert 0.8 < took < harness.seconds(5), f"{took:.1f} s"
+            assert wire.read_all(s, harness.seconds(5))[1], "the connection is closed"
+        with wire.connect(server) as s:  # a trickle is no progress
+            start = time.monotonic()
+            s.sendall(head(path + "/train-forward", 100000))
+            try:
+                while time.monotonic() - start < harness.seconds(10):
+                    s.sendall(b" ")
+                    s.settimeout(0.1)
+                    try:
+                        if s.recv(1, socket.MSG_PEEK) is not None:
+                            break
+                    except socket.timeout:
+                        pass
+            except ConnectionError:
+                pass
+            took = time.monotonic() - start
+            assert took < harness.seconds(6), f"a trickle held the connection for {took:.1f} s"
+        assert client.version(path) == 1
+
+
+def test_header_that_stalls():
+    with harness.Server("--durability", "none", "--request-timeout", "1s") as server:
+        with wire.connect(server) as s:
+            start = time.monotonic()
+            s.sendall(b"GET /livez HTTP/1.1\r\n")
+            try:
+                while time.monotonic() - start < harness.seconds(15):
+                    s.sendall(b"X")
+                    s.settimeout(0.1)
+                    try:
+                        s.recv(1, socket.MSG_PEEK)
+                        break
+                    except socket.timeout:
+                        pass
+            except ConnectionError:
+                pass
+            took = time.monotonic() - start
+            assert took < harness.seconds(12), f"a slow header held the connection for {took:.1f} s"
+        assert server.api().get("/livez").status == 200
+
+
+def test_many_slow_connections_do_not_stop_the_others():
+    with harness.Server("--durability", "none") as server:
+        client = server.api()
+        path = client.layer("calm")
+        slow = [wire.connect(server) for _ in range(harness.scaled(300, 50))]
+        for i, s in enumerate(slow):
+            s.sendall(b"POST %b/inference HTTP/1.1\r\nHost: a\r\n" % path.encode() + (b"Content-Length: 99\r\n\r\n{"
+                                                                                      if i % 2 else b""))
+        start = time.monotonic()
+        for _ in range(100):
+            assert client.infer(path, X)["version"] == 1
+        assert time.monotonic() - start < harness.seconds(5)
+        for s in slow:
+            s.close()
+
+
+def test_reader_that_never_reads():
+    """Replies that nobody takes do not stop the others, and their connections do not live for ever."""
+    with harness.Server("--durability", "none", "--request-timeout", "1s") as server:
+        client = server.api()
+        path = client.layer("deaf", num_features=64)
+        body, _ = big_body(64, 6 * MIB)
+        deaf = [wire.connect(server, harness.seconds(20)) for _ in range(4)]
+        for s in deaf:
+            s.sendall(head(path + "/inference", len(body)) + body)
+        start = time.monotonic()
+        for _ in range(50):
+            assert client.infer(path, [[1] * 64])["version"] == 1
+        assert time.monotonic() - start < harness.seconds(5)
+        for s in deaf:
+            s.close()
+
+
+def resident_kib(server):
+    with open(f"/proc/{server.pid}/status", encoding="ascii") as f:
+        return next(int(line.split()[1]) for line in f if line.startswith("VmRSS"))
+
+
+def test_memory_stays_flat():
+    """Thousands of calls of every kind, refused ones too, leave nothing behind."""
+    if harness.SCALE < 1:
+        harness.skip("sanitizers keep freed memory")
+    with harness.Server("--durability", "none", "--cache-budget", "1M") as server:
+        client = server.api()
+        path = client.layer("flat")
+        calls = [
+            lambda: client.train(path, X, cache=True), lambda: client.infer(path, X),
+            lambda: client.backward(path, X, x=X, step={"lr": 0.1}), lambda: client.get(path + "/state"),
+            lambda: client.post(path + "/inference", '{"x":[[1,2,3],[4,5]]}'),
+            lambda: client.post(path + "/inference", "{"),
+            lambda: client.get("/v1/layers"), lambda: client.get("/v1/snapshot"), lambda: client.get("/v1/nothing"),
+            lambda: client.put("/v1/layers/other", {"num_features": 2, "eps": 5}),
+            lambda: client.delete("/v1/layers/other"),
+            lambda: client.put("/v1/snapshot", {"layers": {"flat": client.state(path)}}),
+            lambda: client.patch(path + "/state", {"gamma": [1, 2]}), lambda: wire.connect(server).close(),
+        ]
+        sizes = []
+        for _ in range(3):
+            for _ in range(300):
+                for call in calls:
+                    call()
+            sizes.append(resident_kib(server))
+        assert sizes[2] - sizes[0] < 4096, f"resident KiB after each third: {sizes}"
+        assert len(os.listdir(f"/proc/{server.pid}/fd")) < 40, "file descriptors are given back"
+
+
+harness.main()
