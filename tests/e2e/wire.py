@@ -147,26 +147,26 @@ def connect(server, timeout=20.0):
 
 def read_all(s, timeout):
     """Everything until the peer closes; returns (bytes, whether it closed within `timeout` seconds)."""
-    got, end = b"", time.monotonic() + timeout
+    got, end = bytearray(), time.monotonic() + timeout
     while True:
         left = end - time.monotonic()
         if left <= 0:
-            return got, False
+            return bytes(got), False
         s.settimeout(left)
         try:
             piece = s.recv(65536)
         except socket.timeout:
-            return got, False
+            return bytes(got), False
         except ConnectionError:
-            return got, True
+            return bytes(got), True
         if not piece:
-            return got, True
+            return bytes(got), True
         got += piece
 
 
 def read_reply(s, timeout, head=False):
     """Reads one reply with Content-Length (or none) from the socket; fails where the connection ends before."""
-    got, end = b"", time.monotonic() + timeout
+    got, end = bytearray(), time.monotonic() + timeout
     while True:
         split = got.find(b"\r\n\r\n")
         if split >= 0:
@@ -175,12 +175,12 @@ def read_reply(s, timeout, head=False):
             headers = {k.strip().lower(): v.strip() for k, v in (line.split(":", 1) for line in lines[1:])}
             size = 0 if head or status in (204, 304) or status < 200 else int(headers.get("content-length", 0))
             if len(got) >= split + 4 + size:
-                return Reply(status, headers, got[split + 4:split + 4 + size])
+                return Reply(status, headers, bytes(got[split + 4:split + 4 + size]))
         left = end - time.monotonic()
-        assert left > 0, f"no complete reply within {timeout:.0f} s, got {got[:200]!r}"
+        assert left > 0, f"no complete reply within {timeout:.0f} s, got {bytes(got[:200])!r}"
         s.settimeout(left)
         piece = s.recv(65536)
-        assert piece, f"the connection was closed after {got[:200]!r}"
+        assert piece, f"the connection was closed after {bytes(got[:200])!r}"
         got += piece
 
 
