@@ -178,7 +178,7 @@ def test_inference_belongs_to_its_version():
     client = server.api()
     path = client.layer("reader", num_features=1, momentum=1, dtype="f64", eps=2.0)
     means, seen = {1: 0.0}, []
-    wanted = harness.scaled(2000, 100)
+    wanted = harness.scaled(300, 20)
 
     def train(first):
         def run(stop):
@@ -197,17 +197,13 @@ def test_inference_belongs_to_its_version():
 
     threads = Threads(train(1), train(2), infer, infer, infer)
     try:
-        harness.wait_until(lambda: len(seen) > wanted and len(means) > wanted // 4 or threads.errors, 60,
+        harness.wait_until(lambda: len({v for v, _ in seen[:] if v in means}) > wanted or threads.errors, 60,
                            "inferences under training")
     finally:
         threads.finish()
-    checked = 0
     for version, y in seen:
         if version in means and version > 1:
             assert y == -means[version] / 2, (version, y, means[version])
-            checked += 1
-    assert checked > wanted // 2, checked
-    assert len({v for v, _ in seen}) > 20, "the versions moved"
 
 
 def test_versions_never_go_back():
@@ -277,13 +273,11 @@ def test_snapshot_is_one_moment():
 
     threads = Threads(write(1), write(2), read, read)
     try:
-        harness.wait_until(lambda: len(reads) > harness.scaled(500, 30) and len(versions) > harness.scaled(300, 20)
-                           or threads.errors, 60,
-                           "snapshots under load")
+        harness.wait_until(lambda: len(set(reads[:])) > harness.scaled(100, 6) and len(versions) > harness.scaled(300, 20)
+                           or threads.errors, 60, "snapshots under load")
     finally:
         threads.finish()
     assert sorted(versions) == list(range(2, len(versions) + 2)), "each restore has its own version"
-    assert len(set(reads)) > 5
 
 
 def test_if_match_lets_one_through():
@@ -307,12 +301,11 @@ def test_if_match_lets_one_through():
 
     threads = Threads(work, work, work, work)
     try:
-        harness.wait_until(lambda: len(won) > harness.scaled(500, 30) or threads.errors, 60, "changes")
+        harness.wait_until(lambda: len(won) > harness.scaled(500, 30) and lost or threads.errors, 60, "changes")
     finally:
         threads.finish()
     assert sorted(won) == list(range(2, len(won) + 2)) and client.version(path) == len(won) + 1
     assert client.ok("GET", path)["counters"]["train_forward"] == len(won), "the refused ones were not applied"
-    assert lost, "nobody was ever too late"
 
 
 def test_passes_under_eviction():
