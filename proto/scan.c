@@ -199,7 +199,7 @@ static void put_utf8(char *out, size_t *n, unsigned code) {
     *n += count;
 }
 
-static unsigned hex4(const char *digits) {
+unsigned scan_hex4(const char *digits) {
     unsigned code = 0;
     for (int i = 0; i < 4; i++) {
         const char c = digits[i];
@@ -210,11 +210,11 @@ static unsigned hex4(const char *digits) {
 
 // The character of \uXXXX at `at` of the span, or of a pair of them; *length: bytes of text that it took.
 static unsigned escaped_character(struct scan_span span, size_t at, size_t *length) {
-    const unsigned code = hex4(span.text + at + 2);
+    const unsigned code = scan_hex4(span.text + at + 2);
     *length = 6;
     const bool pair =
         code >= 0xd800 && code < 0xdc00 && at + 12 <= span.length && memcmp(span.text + at + 6, "\\u", 2) == 0;
-    const unsigned low = pair ? hex4(span.text + at + 8) : 0;
+    const unsigned low = pair ? scan_hex4(span.text + at + 8) : 0;
     if (low < 0xdc00 || low >= 0xe000) return code;
     *length = 12;
     return 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
