@@ -79,6 +79,10 @@ size_t layer_state_bytes(const struct msg_config *config) {
     return sizeof(struct layer_state) + vector_count(config) * (size_t)config->num_features * sizeof(double);
 }
 
+size_t layer_state_size(const struct layer_state *state) {
+    return state != NULL ? layer_state_bytes(&state->config) : 0;
+}
+
 static struct layer_state *allocate(const struct msg_config *config) {
     struct layer_state *const state = malloc(layer_state_bytes(config));
     if (state == NULL) return NULL;

@@ -41,6 +41,9 @@ int layer_running_ddof(const struct msg_config *config);
 // Bytes of memory that a state of this configuration takes.
 size_t layer_state_bytes(const struct msg_config *config);
 
+// The same of a state that is there; NULL: 0.
+size_t layer_state_size(const struct layer_state *state);
+
 // A layer as it is created: version 1, gamma 1, beta 0, the convention's running statistics. NULL: no memory.
 struct layer_state *layer_state_new(const struct msg_config *config, uint64_t id);
 

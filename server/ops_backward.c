@@ -112,8 +112,8 @@ static bool apply_step(struct change *change, struct txn *txn) {
         return msg_fail(&change->error, MSG_OVERFLOW, "/step",
                         "the step makes gamma or beta overflow; nothing was changed");
     }
-    struct layer_state *const next = txn_edit(txn, job->name);
-    if (next == NULL) return msg_fail(&change->error, MSG_MEMORY_FULL, NULL, "out of memory; nothing was changed");
+    struct layer_state *const next = reply_edit(job, txn);
+    if (next == NULL) return false;
     layer_step(next, dgamma, dbeta, lr, weight_decay);
     batch->version = next->version;
     etag_format(job->reply.etag, next);

@@ -117,8 +117,8 @@ static bool apply_train(struct change *change, struct txn *txn) {
     batch->version = state->version;
     batch->num_batches_tracked = state->num_batches_tracked;
     if (!batch->updated) return true;
-    struct layer_state *const next = txn_edit(txn, job->name);
-    if (next == NULL) return msg_fail(&change->error, MSG_MEMORY_FULL, NULL, "out of memory; nothing was changed");
+    struct layer_state *const next = reply_edit(job, txn);
+    if (next == NULL) return false;
     const struct bn_stats stats = stats_of(batch);
     layer_fold(next, &stats);
     batch->version = next->version;

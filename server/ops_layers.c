@@ -134,9 +134,9 @@ static bool apply_put(struct change *change, struct txn *txn) {
     if (getrandom(&id, sizeof id, 0) != (ssize_t)sizeof id)
         return msg_fail(&change->error, MSG_INTERNAL, NULL, "no random numbers");
     struct layer_state *const state = layer_state_new(&job->config, id);
-    if (state == NULL) return msg_fail(&change->error, MSG_MEMORY_FULL, NULL, "out of memory");
+    if (state == NULL) return reply_no_memory(change);
     set_outcome(job, state, 201);
-    return txn_put(txn, job->name, state) || msg_fail(&change->error, MSG_MEMORY_FULL, NULL, "out of memory");
+    return txn_put(txn, job->name, state) || reply_no_memory(change);
 }
 
 enum job_result ops_put_layer(struct job *job) {
@@ -156,8 +156,8 @@ static bool apply_patch(struct change *change, struct txn *txn) {
     const struct layer_state *const state = reply_current(job, txn, false);
     if (state == NULL) return false;
     const bool new_eps = (patch->given & MSG_EPS) != 0 && patch->eps != state->config.eps;
-    struct layer_state *const next = txn_edit(txn, job->name);
-    if (next == NULL) return msg_fail(&change->error, MSG_MEMORY_FULL, NULL, "out of memory; nothing was changed");
+    struct layer_state *const next = reply_edit(job, txn);
+    if (next == NULL) return false;
     if ((patch->given & MSG_MOMENTUM) != 0) next->config.momentum = patch->momentum;
     if ((patch->given & MSG_EPS) != 0) next->config.eps = patch->eps;
     if ((patch->given & MSG_NONFINITE) != 0) next->config.nonfinite = patch->nonfinite;
@@ -176,8 +176,7 @@ static bool apply_delete(struct change *change, struct txn *txn) {
     const struct layer_state *const state = reply_current(job, txn, false);
     if (state == NULL) return false;
     set_outcome(job, state, 204);
-    return txn_delete(txn, job->name) ||
-           msg_fail(&change->error, MSG_MEMORY_FULL, NULL, "out of memory; nothing was changed");
+    return txn_delete(txn, job->name) || reply_no_memory(change);
 }
 
 static void finish_delete(struct job *job) {

@@ -84,8 +84,7 @@ static struct layer_state **build(struct job *job, struct txn *txn, struct msg_e
             break;
         states[i] = new_state(entry, &config, existing);
         if (states[i] == NULL) break;
-        const size_t old = existing != NULL ? layer_state_bytes(&existing->config) : 0,
-                     new = layer_state_bytes(&config);
+        const size_t old = layer_state_size(existing), new = layer_state_bytes(&config);
         if (new > old) bytes += new - old;
         if (txn_has_room(txn, bytes)) continue;
         msg_fail(error, MSG_MEMORY_FULL, pointer, "the states of all layers would pass the memory budget");
@@ -164,7 +163,7 @@ static bool apply_restore(struct change *change, struct txn *txn) {
     for (size_t i = 0; doomed.failed && i < job->snapshot.count; i++) layer_state_release(states[i]);
     free(doomed.names);
     free(states);
-    return ok || msg_fail(&change->error, MSG_MEMORY_FULL, NULL, "out of memory; nothing was changed");
+    return ok || reply_no_memory(change);
 }
 
 static void finish_restore(struct job *job) {

@@ -31,8 +31,8 @@ static bool apply(struct change *change, struct txn *txn, bool whole) {
     if (state == NULL) return false;
     if (!restore_check_layer(&job->new_state, &state->config, "", &change->error)) return false;
     if (!restore_check_values(&job->new_state, &state->config, whole, "", &change->error)) return false;
-    struct layer_state *const next = txn_edit(txn, job->name);
-    if (next == NULL) return msg_fail(&change->error, MSG_MEMORY_FULL, NULL, "out of memory; nothing was changed");
+    struct layer_state *const next = reply_edit(job, txn);
+    if (next == NULL) return false;
     restore_values(next, &job->new_state);
     layer_state_release(job->outcome);
     job->outcome = layer_state_ref(next);

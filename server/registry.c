@@ -155,10 +155,6 @@ void registry_each_slot(struct registry *registry, const char *prefix, void (*ea
     }
 }
 
-static size_t bytes_of(const struct layer_state *state) {
-    return state != NULL ? layer_state_bytes(&state->config) : 0;
-}
-
 // Counters and cached passes are the layer's, not the name's: a layer made anew under an old name starts at 0.
 static void reset_counters(struct layer *layer) {
     atomic_store(&layer->train_forward, 0);
@@ -185,7 +181,7 @@ void registry_publish(struct registry *registry, struct layer *const *layers, si
         atomic_store(&layer->id, next != NULL ? next->id : 0);
         layer->pending = (struct layer_state *)(uintptr_t)old; // released below, outside of the lock
         layer->changed = false;
-        atomic_fetch_add(&registry->state_bytes, bytes_of(next) - bytes_of(old));
+        atomic_fetch_add(&registry->state_bytes, layer_state_size(next) - layer_state_size(old));
         if (next == NULL) unlink_slot(registry, layer);
     }
     uv_rwlock_wrunlock(&registry->lock);

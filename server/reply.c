@@ -50,6 +50,16 @@ const struct layer_state *reply_current(struct job *job, struct txn *txn, bool s
     return state;
 }
 
+struct layer_state *reply_edit(struct job *job, struct txn *txn) {
+    struct layer_state *const next = txn_edit(txn, job->name);
+    if (next == NULL) reply_no_memory(&job->change);
+    return next;
+}
+
+bool reply_no_memory(struct change *change) {
+    return msg_fail(&change->error, MSG_MEMORY_FULL, NULL, "out of memory; nothing was changed");
+}
+
 bool reply_kernel_ok(struct msg_error *error, enum bn_status status) {
     switch (status) {
     case BN_OK: return true;

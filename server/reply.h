@@ -32,6 +32,13 @@ enum job_result reply_after_commit(struct job *job, bool (*apply)(struct change 
 // under its name.
 const struct layer_state *reply_current(struct job *job, struct txn *txn, bool same_layer);
 
+// For apply: the newest state of the job's layer, which exists, to be changed in place (txn_edit). NULL with the change's
+// error set where there is no memory.
+struct layer_state *reply_edit(struct job *job, struct txn *txn);
+
+// For apply: there is no memory for the change. Returns false.
+bool reply_no_memory(struct change *change);
+
 // A kernel's status: false, with the error set, where it failed.
 bool reply_kernel_ok(struct msg_error *error, enum bn_status status);
 

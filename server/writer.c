@@ -75,10 +75,6 @@ static const struct layer_state *newest(const struct layer *layer) {
     return layer->changed ? layer->pending : layer->state;
 }
 
-static size_t bytes_of(const struct layer_state *state) {
-    return state != NULL ? layer_state_bytes(&state->config) : 0;
-}
-
 const struct layer_state *txn_state(struct txn *txn, const char *name) {
     return newest(registry_peek(txn->registry, name));
 }
@@ -96,12 +92,12 @@ static bool set_pending(struct txn *txn, struct layer *layer, struct layer_state
         return false;
     }
     if (layer->changed) {
-        txn->pending_bytes -= bytes_of(layer->pending);
+        txn->pending_bytes -= layer_state_size(layer->pending);
     } else {
         list_add(&txn->touched, layer);
-        txn->replaced_bytes += bytes_of(layer->state);
+        txn->replaced_bytes += layer_state_size(layer->state);
     }
-    txn->pending_bytes += bytes_of(state);
+    txn->pending_bytes += layer_state_size(state);
     layer_state_release(layer->pending);
     layer->pending = state;
     layer->changed = true;
