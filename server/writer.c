@@ -174,7 +174,8 @@ static void fail_status(struct msg_error *error, enum store_status status) {
     }
 }
 
-// Published states that the store does not have yet. Where they cannot be noted, they are committed at once.
+// Notes layers whose states are about to be published before the store has them. Where there is no memory for that, the
+// batch must not be published.
 static enum store_status note_unsaved(struct writer *w, const struct layer_list *touched, char *why) {
     for (size_t i = 0; i < touched->count; i++) {
         struct layer *const layer = touched->items[i];
@@ -196,11 +197,11 @@ static enum store_status flush_unsaved(struct writer *w) {
     const enum store_status status = commit_layers(w, &w->unsaved, false, why);
     if (status == STORE_FAILED) store_lost(w, why);
     note_status(w, status, why);
-    w->flush_at_ns = uv_hrtime() + FLUSH_INTERVAL_NS;
+    const bool again = status == STORE_FULL || status == STORE_NO_MEMORY; // a store that failed is not tried again
+    w->flush_at_ns = again ? uv_hrtime() + FLUSH_INTERVAL_NS : 0;
     if (status != STORE_OK) return status;
     for (size_t i = 0; i < w->unsaved.count; i++) w->unsaved.items[i]->unsaved = false;
     list_clear(&w->unsaved);
-    w->flush_at_ns = 0;
     return STORE_OK;
 }
 

@@ -4,7 +4,9 @@
 #include "deeds.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <sys/stat.h>
+#include <time.h>
 
 static void test_full_disk(void **state) {
     (void)state;
@@ -153,11 +155,42 @@ static void test_unsaved_at_end(void **state) {
     stop_writer(&bench);
 }
 
+static bool has_failed(void *context) {
+    return writer_failed(context);
+}
+
+static double cpu_seconds(void) {
+    struct timespec used;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used);
+    return (double)used.tv_sec + (double)used.tv_nsec * 1e-9;
+}
+
+// What is unsaved when the store fails is not tried again, nor does the writer wait for a moment that has passed.
+static void test_failed_flush(void **state) {
+    (void)state;
+    for (int durability = DURABILITY_INTERVAL; durability <= DURABILITY_NONE; durability++) {
+        struct bench bench;
+        start_writer(&bench, (enum durability)durability, SIZE_MAX);
+        disk_fail(EIO);
+        assert_int_equal(perform(&bench, deed_of(create_layers, "a", NULL)), MSG_OK);
+        assert_true(wait_until(has_failed, bench.writer));
+        disk_fail(0);
+        const double before = cpu_seconds();
+        poll(NULL, 0, 300); // the finding is about time: nothing happens that could be waited for
+        assert_true(cpu_seconds() - before < 0.03);
+        assert_int_equal(perform(&bench, deed_of(count_up, "a", NULL)), MSG_STORE_FAILED);
+        assert_false(writer_free(&bench.writer));
+        assert_int_equal(bench.failures, 1);
+        stop_writer(&bench);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_full_disk),    cmocka_unit_test(test_too_large_for_disk),
         cmocka_unit_test(test_failed_store), cmocka_unit_test(test_durabilities),
         cmocka_unit_test(test_interval),     cmocka_unit_test(test_unsaved_at_end),
+        cmocka_unit_test(test_failed_flush),
     };
     return cmocka_run_group_tests_name("writer_store", tests, NULL, NULL);
 }
