@@ -113,6 +113,7 @@ static void on_tick(uv_timer_t *timer) {
     const uint64_t now = uv_hrtime();
     http_reap(server->http, now);
     job_queue_expire(server->service.queue, now);
+    writer_expire(server->service.writer, now);
     cache_expire(server->service.cache, now);
     if (server->drain_until_ns == 0) return;
     http_cut_idle(server->http);

@@ -225,11 +225,14 @@ static enum store_status settle(struct writer *w, const struct layer_list *touch
     return status;
 }
 
+static void fail_late(struct change *change) {
+    msg_fail(&change->error, MSG_DEADLINE, NULL, "the deadline passed before the change was made; nothing was changed");
+}
+
 static void apply_one(struct change *change, struct txn *txn) {
     change->error.code = MSG_OK;
     if (uv_hrtime() > change->deadline_ns) {
-        msg_fail(&change->error, MSG_DEADLINE, NULL,
-                 "the deadline passed before the change was made; nothing was changed");
+        fail_late(change);
         return;
     }
     if (!change->apply(change, txn)) msg_fail(&change->error, MSG_INTERNAL, NULL, "the change failed");
@@ -358,6 +361,36 @@ bool writer_submit(struct writer *writer, struct change *change) {
     }
     uv_mutex_unlock(&writer->lock);
     return room;
+}
+
+// Takes out of the queue what is past its deadline.
+static struct change *take_expired(struct writer *w, uint64_t now_ns) {
+    struct change *taken = NULL, **taken_last = &taken, **link = &w->first;
+    uv_mutex_lock(&w->lock);
+    while (*link != NULL) {
+        struct change *const change = *link;
+        if (now_ns <= change->deadline_ns) {
+            link = &change->next;
+            continue;
+        }
+        *link = change->next;
+        change->next = NULL;
+        *taken_last = change;
+        taken_last = &change->next;
+        w->queued--;
+    }
+    w->last = link;
+    uv_mutex_unlock(&w->lock);
+    return taken;
+}
+
+void writer_expire(struct writer *writer, uint64_t now_ns) {
+    for (struct change *change = take_expired(writer, now_ns), *next; change != NULL; change = next) {
+        next = change->next; // done may free the change
+        change->error.code = MSG_OK;
+        fail_late(change);
+        change->done(change);
+    }
 }
 
 bool writer_failed(const struct writer *writer) {

@@ -29,7 +29,8 @@ struct change {
     uint64_t deadline_ns; // uv_hrtime; passed before it is applied: MSG_DEADLINE
     // Checks first, then edits through txn; on false it has set `error` and edited nothing. Writer thread.
     bool (*apply)(struct change *change, struct txn *txn);
-    // Called exactly once, with error.code MSG_OK where the change is committed. Writer thread; must not block.
+    // Called exactly once, with error.code MSG_OK where the change is committed. On the writer thread, or on the one that
+    // calls writer_expire; must not block.
     void (*done)(struct change *change);
     struct msg_error error;
 };
@@ -52,6 +53,10 @@ bool writer_free(struct writer **writer);
 
 // Hands a change over; false where the queue is full, and the change is the caller's still. Does not block. Any thread.
 bool writer_submit(struct writer *writer, struct change *change);
+
+// Refuses what waits and is past its deadline (MSG_DEADLINE): behind a slow commit it would wait for its end. What the
+// writer has taken already is the writer's. Does not block. Any thread.
+void writer_expire(struct writer *writer, uint64_t now_ns);
 
 // True where the store has failed.
 bool writer_failed(const struct writer *writer);

@@ -343,11 +343,55 @@ static void test_full_queue(void **state) {
     stop_writer(&bench);
 }
 
+// While the writer is busy, what waits for it is refused at its deadline, and only that; the rest keeps its order.
+static void test_expiry(void **state) {
+    (void)state;
+    struct bench bench;
+    struct gate gate;
+    start_writer(&bench, DURABILITY_SYNC, SIZE_MAX);
+    assert_int_equal(perform(&bench, deed_of(create_layers, "a", NULL)), MSG_OK);
+    for (unsigned late = 0; late < 16; late++) { // every choice of four
+        const uint64_t version = look(&bench, "a").version;
+        uint64_t kept = 0;
+        close_gate(&gate, &bench);
+        struct deed deeds[4];
+        for (unsigned i = 0; i < 4; i++) {
+            deeds[i] = deed_of(count_up, "a", NULL);
+            if ((late & 1u << i) != 0) deeds[i].change.deadline_ns = 1000;
+            submit_deed(&bench, &deeds[i]);
+        }
+        writer_expire(bench.writer, 1000); // at its deadline it is not late yet
+        for (unsigned i = 0; i < 4; i++) assert_int_equal(deeds[i].change.error.code, MSG_OK);
+        writer_expire(bench.writer, 1001);
+        for (unsigned i = 0; i < 4; i++) {
+            if ((late & 1u << i) == 0) continue;
+            await_deed(&deeds[i]); // with the gate closed
+            expect_error(&deeds[i].change.error, MSG_DEADLINE, NULL);
+            assert_int_equal(deeds[i].applied, 0);
+        }
+        struct deed behind = deed_of(count_up, "a", NULL); // the end of the queue is where it belongs
+        submit_deed(&bench, &behind);
+        open_gate(&gate);
+        for (unsigned i = 0; i < 4; i++) {
+            if ((late & 1u << i) != 0) continue;
+            await_deed(&deeds[i]);
+            assert_int_equal(deeds[i].change.error.code, MSG_OK);
+            assert_int_equal(deeds[i].version, version + ++kept);
+        }
+        await_deed(&behind);
+        assert_int_equal(behind.version, version + ++kept);
+        expect_version(&bench, "a", version + kept);
+    }
+    writer_expire(bench.writer, UINT64_MAX);
+    stop_writer(&bench);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_versions), cmocka_unit_test(test_one_moment),  cmocka_unit_test(test_pinned_states),
         cmocka_unit_test(test_refusals), cmocka_unit_test(test_mixed_batch), cmocka_unit_test(test_delete_and_create),
         cmocka_unit_test(test_names),    cmocka_unit_test(test_has_room),    cmocka_unit_test(test_full_queue),
+        cmocka_unit_test(test_expiry),
     };
     return cmocka_run_group_tests_name("writer", tests, NULL, NULL);
 }
