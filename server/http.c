@@ -20,8 +20,8 @@
 #include "../proto/json.h"
 
 #define SECOND_NS UINT64_C(1000000000)
-#define HEAD_NS (10 * SECOND_NS)   // from the first byte, or the connect, to the end of the head
-#define IDLE_NS (75 * SECOND_NS)   // between requests
+#define HEAD_NS (10 * SECOND_NS) // from the connect to the end of the request line, and from there to that of the head
+#define IDLE_NS (75 * SECOND_NS) // from a reply to the end of the next request line
 #define DISCARD_NS (2 * SECOND_NS) // for the rest of a refused body
 #define DISCARD_MAX ((size_t)16 * 1024 * 1024)
 #define FIRST_ROOM ((size_t)256 * 1024) // of a body; it grows as the body arrives

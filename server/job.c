@@ -9,7 +9,7 @@
 #include "routes.h"
 #include "../proto/json.h"
 
-// More could hardly be served before their deadline.
+// Calls that wait for a worker; beyond, they are told to come back. Each holds its body meanwhile.
 #define QUEUE_MAX 256
 
 // Bodies and layers up to here are computed on the I/O thread: less than the cost of waking a worker, about 0.2 ms.

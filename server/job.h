@@ -98,7 +98,7 @@ struct job {
     struct pass *pass; // referenced
 
     // Hand-over.
-    void (*resume)(struct job *job); // set by the server before job_start; called once, on another thread
+    void (*resume)(struct job *job); // set by the server before job_start; called once after suspend, on any thread
     void *connection;
     bool heavy;     // runs on a worker
     bool committed; // waits for `finish`
@@ -123,7 +123,7 @@ bool job_precondition(const struct job *job, const struct layer_state *state, st
 void job_look_up(struct job *job);
 
 // The body is complete: sets the deadline and starts the work. True: the reply is ready. False: it will be when
-// `resume` is called; `suspend` has been called before anything was handed to another thread. I/O thread.
+// `resume` is called, which may have happened already; `suspend` has been called before. I/O thread.
 bool job_start(struct job *job, void (*suspend)(struct job *job));
 
 // Makes the reply of a job that was resumed, where that is still to do, and the body of an error. I/O thread.

@@ -35,7 +35,7 @@ struct server {
     uv_async_t failure; // the store has failed
     uint64_t drain_until_ns;
     bool refused;   // the drain took too long: what waited was answered with 503, connections were cut
-    bool abandoned; // and something still computes: the process ends without it
+    bool abandoned; // and something still runs, or waits for the store: the process ends without its reply
     int status;
 };
 
@@ -126,7 +126,8 @@ static void on_tick(uv_timer_t *timer) {
         job_queue_refuse(server->service.queue);
         http_cut_all(server->http);
     } else if (now >= server->drain_until_ns + ABANDON_NS) {
-        log_line(LOG_LEVEL_WARN, "a call still computes; ending without it, nothing of it was kept");
+        log_line(LOG_LEVEL_WARN,
+                 "calls still run; ending without their replies: a change of theirs may be kept or not");
         server->abandoned = true;
         uv_stop(&server->loop);
     }
@@ -211,8 +212,8 @@ static int run_server(const struct config *config) {
     char why[STORE_WHY_MAX] = "", actual[ADDRESS_MAX];
     server.config = *config;
     log_start((enum log_level)config->log_level, (enum log_format)config->log_format);
-    // A closed connection and a file that may not grow are errors of the call that meets them, not the end of the
-    // process.
+    // A closed connection is an error of the call that meets it. A file that may not grow is a failure of the store: it
+    // is told and ends the process in order, not by a signal.
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
     if (!load(&server, why)) {
