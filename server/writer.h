@@ -18,7 +18,7 @@
 enum durability {
     DURABILITY_SYNC,     // a reply means: on disk
     DURABILITY_INTERVAL, // on disk at least every 100 ms
-    DURABILITY_NONE,     // handed to the system every 100 ms, never synced
+    DURABILITY_NONE,     // handed to the system every 100 ms; synced now and then, so that the store stays whole
 };
 
 struct txn;

@@ -5,6 +5,9 @@
 
 #include <errno.h>
 #include <sqlite3.h>
+#include <stdatomic.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 static char *path_in(const char *where, const char *name) {
     char *path = NULL;
@@ -437,13 +440,46 @@ static void test_commit_without_memory(void **state) {
     folder_free(where);
 }
 
+// ---- syncing
+
+static atomic_int syncs;
+
+// Stands in for libc's, which SQLite calls.
+int fdatasync(int fd) {
+    syncs++;
+    return (int)syscall(SYS_fdatasync, fd);
+}
+
+// With every commit, or else at checkpoints, as when the store is closed: a log that is copied into the file without a
+// sync between them can leave a damaged file at a power cut.
+static void test_syncs(void **state) {
+    (void)state;
+    for (int sync_writes = 0; sync_writes < 2; sync_writes++) {
+        char *const where = folder_new();
+        struct layer_state *const layer = plain_state(100, 1);
+        struct store *store = open_store(where, sync_writes != 0);
+        commit_one(store, "a", layer);
+        syncs = 0;
+        for (int i = 0; i < 3; i++) {
+            layer->version++; // what is equal is not written
+            commit_one(store, "a", layer);
+        }
+        assert_int_equal(syncs, sync_writes != 0 ? 3 : 0);
+        syncs = 0;
+        backend->close(&store);
+        assert_true(syncs >= 2); // of the log, then of the file
+        layer_state_release(layer);
+        folder_free(where);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest file[] = {
         cmocka_unit_test(test_folders),         cmocka_unit_test(test_foreign_files),
         cmocka_unit_test(test_damaged_columns), cmocka_unit_test(test_damaged_vectors),
         cmocka_unit_test(test_damaged_file),    cmocka_unit_test(test_damaged_page_headers),
         cmocka_unit_test(test_short_file),      cmocka_unit_test(test_full_disk),
-        cmocka_unit_test(test_failing_disk),
+        cmocka_unit_test(test_failing_disk),    cmocka_unit_test(test_syncs),
     };
     const struct CMUnitTest memory[] = {
         cmocka_unit_test(test_open_without_memory),
