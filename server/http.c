@@ -69,7 +69,9 @@ static bool add_field(struct MHD_Response *response, const char *name, const cha
 static bool add_fields(struct MHD_Response *response, const struct exchange *exchange) {
     const struct reply *const reply = &exchange->job->reply;
     const bool has_body = reply->status != 204 && reply->status != 304;
-    const bool retry = reply->status == 503 || reply->status == 429;
+    // A store that failed leaves open whether the change is kept: it must not be sent again without a look.
+    const bool unknown = exchange->job->error.code == MSG_STORE_FAILED;
+    const bool retry = (reply->status == 503 && !unknown) || reply->status == 429;
     return (!has_body || add_field(response, "Content-Type", reply->content_type)) &&
            (reply->etag[0] == '\0' || add_field(response, "ETag", reply->etag)) &&
            (exchange->allow[0] == '\0' || add_field(response, "Allow", exchange->allow)) &&

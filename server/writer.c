@@ -260,8 +260,13 @@ static void release(struct change *first, enum store_status status) {
     }
 }
 
+// Ends changes of which nothing was applied.
 static void refuse(struct change *first, enum store_status status) {
-    for (struct change *change = first; change != NULL; change = change->next) change->error.code = MSG_OK;
+    for (struct change *change = first; change != NULL; change = change->next) {
+        change->error.code = MSG_OK;
+        if (status == STORE_FAILED)
+            msg_fail(&change->error, MSG_STORE_FAILED, NULL, "the store failed before; nothing was changed");
+    }
     release(first, status);
 }
 

@@ -382,6 +382,13 @@ def test_python_unavailable_says_when_to_come_back():
     assert (error.status, error.code, error.detail) == (431, "", "<hm>")
 
 
+def test_python_store_failed_is_not_for_repeating():
+    body = b'{"type":"/problems/store_failed","title":"t","status":503,"detail":"d","code":"store_failed"}'
+    bad = BadServer((reply_bytes(b"503 Busy", b"application/problem+json", body), False))
+    error = raises(normd.StoreFailed, normd.Client(bad.url, timeout=harness.seconds(10)).inference, "people", [])
+    assert (error.status, error.code) == (503, "store_failed") and not isinstance(error, normd.Unavailable), error
+
+
 def test_python_refuses_what_is_no_url():
     for text in ("127.0.0.1:8080", "ftp://host", "http://", "http://host?x=1"):
         try:

@@ -6,7 +6,8 @@ from typing import Any, Dict, Optional, Type
 
 
 class NormdError(Exception):
-    """A call that was refused or failed. Whatever it was, the server changed nothing (TransportError: see there).
+    """A call that was refused or failed. The server changed nothing, except that with TransportError and StoreFailed
+    this is not known (see there).
 
     status   the HTTP status; 0 where there was no reply
     code     the machine-readable reason, as `shape_mismatch`; empty where the reply was not problem+json
@@ -79,6 +80,12 @@ class Unavailable(NormdError):
     retry_after: Optional[float] = None
 
 
+class StoreFailed(NormdError):
+    """503 store_failed: the store failed, and the server ends. Not an Unavailable, for it is not safe to repeat: the change
+    may or may not be kept. Compare the layer's version once the server runs again.
+    """
+
+
 class DeadlineExceeded(NormdError):
     """504: the call took longer than the server's request time-out."""
 
@@ -112,7 +119,9 @@ def error_of(status: int, content_type: str, body: bytes, retry_after: Optional[
         except ValueError:
             pass
     detail = problem.get("detail") or problem.get("title") or body[:200].decode("utf-8", "replace").strip()
-    error = _CLASSES.get(status, NormdError)(status, problem.get("code", ""), detail, problem.get("pointer"))
+    code = problem.get("code", "")
+    kind = StoreFailed if code == "store_failed" else _CLASSES.get(status, NormdError)
+    error = kind(status, code, detail, problem.get("pointer"))
     if isinstance(error, Unavailable) and retry_after is not None and retry_after.isdigit():
         error.retry_after = float(retry_after)
     return error
