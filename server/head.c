@@ -169,7 +169,7 @@ static bool check_body_type(const struct head *head, struct msg_error *error) {
 
 bool head_check(const struct head *head, const struct route *route, struct msg_error *error) {
     const bool takes_body = (route->flags & ROUTE_BODY) != 0;
-    const bool probe = (route->flags & ROUTE_OPEN_QUERY) != 0;
+    const bool probe = (route->flags & ROUTE_PROBE) != 0;
     if (head->repeated) return msg_fail(error, MSG_BAD_HEADER, NULL, "a field is given more often than it may be");
     if (head->expect != NULL && strcasecmp(head->expect, "100-continue") != 0) {
         return msg_fail(error, MSG_EXPECTATION_FAILED, NULL, "Expect is not 100-continue");

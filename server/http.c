@@ -131,7 +131,7 @@ static enum MHD_Result take_parameter(void *context, enum MHD_ValueKind kind, co
         msg_fail(&job->error, MSG_BAD_PARAMETER, NULL, "%s is malformed or too long", plain);
         return MHD_YES;
     }
-    if ((route->flags & ROUTE_OPEN_QUERY) == 0) {
+    if ((route->flags & ROUTE_PROBE) == 0) {
         msg_fail(&job->error, MSG_BAD_PARAMETER, NULL, "there is no query parameter \"%.60s\" here", plain);
     }
     return MHD_YES;
@@ -174,6 +174,10 @@ static void check_request(struct exchange *exchange, const struct head *head, co
     struct job *const job = exchange->job;
     find_route(exchange, method, path);
     if (job->route == NULL) return;
+    if ((job->route->flags & ROUTE_NOT_BUILT) != 0) {
+        job->route->run(job);
+        return;
+    }
     if (!head_check(head, job->route, &job->error)) return;
     MHD_get_connection_values(exchange->connection, MHD_GET_ARGUMENT_KIND, take_parameter, job);
     job->if_match = head->if_match;

@@ -29,4 +29,8 @@ enum job_result ops_readyz(struct job *job);
 enum job_result ops_version(struct job *job);
 enum job_result ops_openapi(struct job *job);
 
+// Not in this build: they say so.
+enum job_result ops_metrics(struct job *job);
+enum job_result ops_v2(struct job *job);
+
 #endif

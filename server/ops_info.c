@@ -43,3 +43,16 @@ enum job_result ops_openapi(struct job *job) {
     job->reply.fixed_size = proto_openapi_size();
     return reply_with(job, 200, true);
 }
+
+static enum job_result not_built(struct job *job, const char *what) {
+    msg_fail(&job->error, MSG_NOT_BUILT, NULL, "this build does not have %s", what);
+    return JOB_REPLY;
+}
+
+enum job_result ops_metrics(struct job *job) {
+    return not_built(job, "metrics");
+}
+
+enum job_result ops_v2(struct job *job) {
+    return not_built(job, "the Open Inference Protocol");
+}

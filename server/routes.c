@@ -9,12 +9,14 @@
 #define JSON "application/json"
 #define LAYER (ROUTE_HAS_NAME | ROUTE_NEEDS_LAYER)
 #define CALL (LAYER | ROUTE_BODY)
-#define PROBE ROUTE_OPEN_QUERY
+#define PROBE ROUTE_PROBE
+#define LATER (ROUTE_PROBE | ROUTE_NOT_BUILT)
 #define RESTORE (ROUTE_BODY | ROUTE_BIG_BODY | ROUTE_HEAVY)
 
-// Sorted by path, then method. Later: /metrics, /v2/...
+// Sorted by path, then method.
 const struct route routes[] = {
     {"GET", "/livez", ops_livez, PROBE, "text/plain", {NULL}},
+    {"GET", "/metrics", ops_metrics, LATER, "text/plain", {NULL}},
     {"GET", "/openapi.yaml", ops_openapi, PROBE, "application/yaml", {NULL}},
     {"GET", "/readyz", ops_readyz, PROBE, "text/plain", {NULL}},
     {"GET", "/v1/layers", ops_list_layers, ROUTE_HEAVY, JSON, {"prefix", "limit", "cursor"}},
@@ -30,6 +32,9 @@ const struct route routes[] = {
     {"POST", "/v1/layers/{name}/train-forward", ops_train_forward, CALL, JSON, {NULL}},
     {"GET", "/v1/snapshot", ops_get_snapshot, ROUTE_HEAVY, JSON, {"prefix"}},
     {"PUT", "/v1/snapshot", ops_put_snapshot, RESTORE, JSON, {"prefix", "delete_missing"}},
+    {"GET", "/v2", ops_v2, LATER, JSON, {NULL}},
+    {"GET", "/v2/{path}", ops_v2, LATER, JSON, {NULL}},
+    {"POST", "/v2/{path}", ops_v2, LATER, JSON, {NULL}},
     {"GET", "/version", ops_version, PROBE, JSON, {NULL}},
 };
 
@@ -64,8 +69,9 @@ bool route_unescape(char *out, size_t room, const char *text, size_t length, boo
 
 // True where the path has the pattern's segments; *name is the raw segment at {name}.
 static bool path_matches(const char *pattern, const char *path, const char **name, size_t *name_length) {
-    const char *const hole = strstr(pattern, "{name}");
+    const char *const hole = strstr(pattern, "{name}"), *const rest = strstr(pattern, "{path}");
     *name = NULL;
+    if (rest != NULL) return strncmp(pattern, path, (size_t)(rest - pattern)) == 0;
     if (hole == NULL) return strcmp(pattern, path) == 0;
     const size_t before = (size_t)(hole - pattern);
     if (strncmp(pattern, path, before) != 0) return false;

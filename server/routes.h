@@ -16,12 +16,13 @@ enum route_flag {
     ROUTE_BODY = 1 << 2,        // takes a JSON body, at most --max-body
     ROUTE_BIG_BODY = 1 << 3,    // which may be as large as the memory budget
     ROUTE_HEAVY = 1 << 4,       // runs on a worker whatever its size
-    ROUTE_OPEN_QUERY = 1 << 5,  // query parameters that it does not know are ignored, as probes need
+    ROUTE_PROBE = 1 << 5,       // whatever query and Accept say is ignored: a probe cannot always choose what it sends
+    ROUTE_NOT_BUILT = 1 << 6,   // of the contract, but not in this build: `run` says so as soon as the head was read
 };
 
 struct route {
     const char *method; // HEAD is GET without its body
-    const char *path;   // {name} stands for one segment
+    const char *path;   // {name} stands for one segment, {path} at the end for the rest of any path
     enum job_result (*run)(struct job *job);
     unsigned flags;
     const char *content_type;                   // of its replies

@@ -46,11 +46,26 @@ def test_head(path):
 
 @harness.rows([(path, path) for path in (
     "/", "/v1", "/v1/", "/v1/layer", "/v1/layers/", "/v1/layers/a/b", "/v1/layers/a/state/x", "/v1/snapshots", "/v3",
-    "/livez/", "/V1/layers", "/favicon.ico", "/v1//layers", "/metrics", "/v2", "/v2/health/live")])
+    "/livez/", "/V1/layers", "/favicon.ico", "/v1//layers", "/metrics/", "/v2x")])
 def test_no_such_path(path):
     reply = harness.shared().api().get(path)
-    assert reply.status in ((404, 501) if path in ("/metrics", "/v2", "/v2/health/live") else (404, 400)), reply
+    assert reply.status in (404, 400), reply
     wire.problem(reply, reply.status)
+
+
+@harness.rows([(f"{method} {path}", method, path) for method, path in (
+    ("GET", "/metrics"), ("HEAD", "/metrics"), ("GET", "/metrics?x=1"), ("GET", "/v2"), ("GET", "/v2/health/live"),
+    ("GET", "/v2/models/a/versions/1"), ("POST", "/v2/models/a/infer"), ("POST", "/v2/repository/index"))])
+def test_path_of_a_later_build(method, path):
+    """The reply says so from the head alone, whatever the request carries."""
+    client = harness.shared().api()
+    body = b"\0binary" if method == "POST" else None
+    reply = client.request(method, path, body, {"Accept": "a/b", "Content-Type": "application/octet-stream"})
+    assert reply.status == 501, reply
+    if method != "HEAD":
+        detail = wire.problem(reply, 501, "not_built")["detail"]
+        assert ("metrics" if "metrics" in path else "Open Inference Protocol") in detail, detail
+    wire.problem(client.delete(path), 405, "method_not_allowed")
 
 
 @harness.rows([(f"{method} {path}", method, path, set(allow.split())) for method, path, allow in (
