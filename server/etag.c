@@ -9,6 +9,14 @@ void etag_format(char etag[ETAG_MAX], const struct layer_state *state) {
     snprintf(etag, ETAG_MAX, "\"%" PRIu64 "-%016" PRIx64 "\"", state->version, state->id);
 }
 
+bool etag_any(const struct field_lines *lines) {
+    for (unsigned i = 0; i < lines->count; i++) {
+        const char *const word = lines->values[i] + strspn(lines->values[i], " \t");
+        if (word[0] == '*' && word[1 + strspn(word + 1, " \t")] == '\0') return true;
+    }
+    return false;
+}
+
 static bool line_matches(const char *field, const char *etag, bool weak) {
     const size_t length = strlen(etag);
     for (const char *at = field;;) {

@@ -25,4 +25,7 @@ void etag_format(char etag[ETAG_MAX], const struct layer_state *state);
 // there is no layer, nothing matches. `weak`: W/ tags compare too (If-None-Match).
 bool etag_matches(const struct field_lines *lines, const struct layer_state *state, bool weak);
 
+// True where one of the lines is `*`, which names whatever exists.
+bool etag_any(const struct field_lines *lines);
+
 #endif

@@ -238,9 +238,11 @@ bool job_precondition(const struct job *job, const struct layer_state *state, st
 
 // What has no entity tag matches none, but it exists.
 static void check_untagged(struct job *job) {
-    const bool changes = (job->route->flags & ROUTE_BODY) != 0;
-    if (!changes || job->if_match.count == 0 || strcmp(job->if_match.values[0], "*") == 0) return;
-    msg_fail(&job->error, MSG_PRECONDITION_FAILED, NULL, "the resource has no entity tag that If-Match could name");
+    if ((job->route->flags & ROUTE_BODY) == 0) return;
+    if (job->if_match.count > 0 && !etag_any(&job->if_match))
+        msg_fail(&job->error, MSG_PRECONDITION_FAILED, NULL, "the resource has no entity tag that If-Match could name");
+    if (etag_any(&job->if_none_match))
+        msg_fail(&job->error, MSG_PRECONDITION_FAILED, NULL, "If-None-Match is *, and the resource exists");
 }
 
 void job_look_up(struct job *job) {

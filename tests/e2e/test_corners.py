@@ -86,6 +86,16 @@ def test_if_none_match_on_changes():
     assert client.version(path) == 1
 
 
+def test_preconditions_of_a_snapshot():
+    """It has no entity tag, but it exists, whatever layers there are."""
+    client, _ = create("snap")
+    snapshot = client.ok("GET", "/v1/snapshot?prefix=snap")
+    for field, tag, status in (("If-None-Match", "*", 412), ("If-None-Match", '"a"', 200), ("If-Match", "*", 200),
+                               ("If-Match", '"a"', 412)):
+        assert client.put("/v1/snapshot", snapshot, {field: tag}).status == status, (field, tag)
+    assert client.version("/v1/layers/snap") == 3
+
+
 def test_304_has_the_length_of_the_200():
     client, path = create("length")
     for where in (path, path + "/state"):

@@ -95,11 +95,26 @@ static void test_matches(void **state) {
     layer_state_release(layer);
 }
 
+static void test_any(void **state) {
+    (void)state;
+    static const struct {
+        const char *field;
+        bool any;
+    } rows[] = {{"*", true},   {" * ", true}, {"\t*", true},    {"", false},        {" ", false},
+                {"**", false}, {"*,", false}, {"\"*\"", false}, {"\"a\", *", false}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        const struct field_lines lines[] = {{{rows[i].field}, 1}, {{"\"a\"", rows[i].field}, 2}};
+        for (size_t k = 0; k < COUNT(lines); k++) assert_int_equal(etag_any(&lines[k]), rows[i].any);
+    }
+    assert_false(etag_any(&(struct field_lines){.count = 0}));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_format),
         cmocka_unit_test(test_unlike),
         cmocka_unit_test(test_matches),
+        cmocka_unit_test(test_any),
     };
     return cmocka_run_group_tests_name("etag", tests, NULL, NULL);
 }
