@@ -5,8 +5,14 @@
 #include <stdio.h>
 #include <string.h>
 
+static uint64_t salt_of_process;
+
+void etag_start(uint64_t salt) {
+    salt_of_process = salt;
+}
+
 void etag_format(char etag[ETAG_MAX], const struct layer_state *state) {
-    snprintf(etag, ETAG_MAX, "\"%" PRIu64 "-%016" PRIx64 "\"", state->version, state->id);
+    snprintf(etag, ETAG_MAX, "\"%" PRIu64 "-%016" PRIx64 "\"", state->version, state->id ^ salt_of_process);
 }
 
 bool etag_any(const struct field_lines *lines) {

@@ -18,7 +18,12 @@ struct field_lines {
 
 #define ETAG_MAX 48
 
-// "VERSION-ID" with its quotes.
+// Makes all tags others than those of a process with another salt. For stores that may lose acknowledged changes in a
+// crash: a version that was given before may then be given again to another state. Once, before threads start; 0 until
+// then, which is for stores that lose none.
+void etag_start(uint64_t salt);
+
+// "VERSION-ID" with its quotes, the salt in the id.
 void etag_format(char etag[ETAG_MAX], const struct layer_state *state);
 
 // True where the field value of If-Match or If-None-Match names this state: `*`, or its tag in the list. NULL state:

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <unistd.h>
 #include <uv.h>
 
@@ -56,6 +57,17 @@ static bool take_layer(void *context, const char *name, struct layer_state *stat
     layer->pending = state;
     layer->changed = true;
     registry_publish(registry, &layer, 1);
+    return true;
+}
+
+// A tag must not come back after a crash that lost what it named.
+static bool salt_etags(const struct config *config, char why[STORE_WHY_MAX]) {
+    uint64_t salt = 0;
+    if (config->durability != DURABILITY_SYNC && getrandom(&salt, sizeof salt, 0) != (ssize_t)sizeof salt) {
+        snprintf(why, STORE_WHY_MAX, "no random numbers");
+        return false;
+    }
+    etag_start(salt);
     return true;
 }
 
@@ -216,7 +228,7 @@ static int run_server(const struct config *config) {
     // is told and ends the process in order, not by a signal.
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN);
-    if (!load(&server, why)) {
+    if (!salt_etags(config, why) || !load(&server, why)) {
         stop(&server);
         return fail(why);
     }

@@ -42,6 +42,22 @@ static void test_unlike(void **state) {
     }
 }
 
+// With another salt all tags are others, and all differ still.
+static void test_salt(void **state) {
+    (void)state;
+    char etags[8][ETAG_MAX];
+    for (size_t i = 0; i < 8; i++) {
+        struct layer_state *const layer = state_of(1 + i % 2, 1 + i / 2 % 2);
+        etag_start(i < 4 ? 0 : 0x123456789abcdef0);
+        etag_format(etags[i], layer);
+        assert_true(etag_matches(&(struct field_lines){{etags[i]}, 1}, layer, false));
+        if (i >= 4) assert_false(etag_matches(&(struct field_lines){{etags[i - 4]}, 1}, layer, false));
+        for (size_t k = 0; k < i; k++) assert_string_not_equal(etags[i], etags[k]);
+        layer_state_release(layer);
+    }
+    etag_start(0);
+}
+
 #define TAG "\"3-00000000000000ff\""
 
 static void test_matches(void **state) {
@@ -111,10 +127,8 @@ static void test_any(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_format),
-        cmocka_unit_test(test_unlike),
-        cmocka_unit_test(test_matches),
-        cmocka_unit_test(test_any),
+        cmocka_unit_test(test_format),  cmocka_unit_test(test_unlike), cmocka_unit_test(test_salt),
+        cmocka_unit_test(test_matches), cmocka_unit_test(test_any),
     };
     return cmocka_run_group_tests_name("etag", tests, NULL, NULL);
 }
