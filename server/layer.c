@@ -83,6 +83,11 @@ size_t layer_state_size(const struct layer_state *state) {
     return state != NULL ? layer_state_bytes(&state->config) : 0;
 }
 
+bool layer_state_is_finite(const struct layer_state *state) {
+    const size_t count = vector_count(&state->config) * (size_t)state->config.num_features;
+    return bn_first_nonfinite(state->vectors, count, BN_F64) == count;
+}
+
 static struct layer_state *allocate(const struct msg_config *config) {
     struct layer_state *const state = malloc(layer_state_bytes(config));
     if (state == NULL) return NULL;

@@ -44,6 +44,9 @@ size_t layer_state_bytes(const struct msg_config *config);
 // The same of a state that is there; NULL: 0.
 size_t layer_state_size(const struct layer_state *state);
 
+// False where a value of the state is infinite or NaN.
+bool layer_state_is_finite(const struct layer_state *state);
+
 // A layer as it is created: version 1, gamma 1, beta 0, the convention's running statistics. NULL: no memory.
 struct layer_state *layer_state_new(const struct msg_config *config, uint64_t id);
 

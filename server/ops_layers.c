@@ -150,11 +150,19 @@ enum job_result ops_put_layer(struct job *job) {
 
 // ---- PATCH, DELETE
 
+// What GET of a state gives, PUT must take: a layer that does not propagate holds finite values alone.
+static bool check_finite(const struct msg_config *patch, const struct layer_state *state, struct msg_error *error) {
+    if ((patch->given & MSG_NONFINITE) == 0 || patch->nonfinite == MSG_PROPAGATE) return true;
+    return layer_state_is_finite(state) || msg_fail(error, MSG_NON_FINITE, "/nonfinite",
+                                                    "the state has a value that is not finite, which \"%s\" excludes",
+                                                    msg_nonfinite_words[patch->nonfinite]);
+}
+
 static bool apply_patch(struct change *change, struct txn *txn) {
     struct job *const job = job_of_change(change);
     const struct msg_config *const patch = &job->config;
     const struct layer_state *const state = reply_current(job, txn, false);
-    if (state == NULL) return false;
+    if (state == NULL || !check_finite(patch, state, &change->error)) return false;
     const bool new_eps = (patch->given & MSG_EPS) != 0 && patch->eps != state->config.eps;
     struct layer_state *const next = reply_edit(job, txn);
     if (next == NULL) return false;

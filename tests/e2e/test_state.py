@@ -142,6 +142,23 @@ def test_negative_var_is_refused_also_where_nan_is_not():
         wire.problem(client.patch(path + "/state", {"running_var": [value, 1, 1]}), 422, None, "/running_var/0")
 
 
+@harness.rows([(f"{key} {value} {policy}", key, value, policy) for policy in ("reject", "skip_update")
+               for key, value in (("gamma", "NaN"), ("beta", "Infinity"), ("running_mean", "-Infinity"),
+                                  ("running_var", "Infinity"))])
+def test_a_policy_that_the_state_contradicts_is_refused(key, value, policy):
+    """Otherwise what GET gives would be refused by PUT."""
+    client, path = create("policy", nonfinite="propagate")
+    client.ok("PATCH", path + "/state", {key: [1, 2, value]})
+    state = client.state(path)
+    wire.problem(client.patch(path, {"nonfinite": policy, "eps": 1}), 422, "non_finite", "/nonfinite")
+    assert client.state(path) == state
+    client.ok("PATCH", path, {"nonfinite": "propagate", "eps": 1})
+    client.ok("PATCH", path + "/state", {key: [1, 2, 3]})
+    client.ok("PATCH", path, {"nonfinite": policy})
+    client.ok("PUT", path + "/state", client.state(path))
+    client.ok("PUT", "/v1/snapshot", client.ok("GET", "/v1/snapshot?prefix=policy"))
+
+
 # ---- snapshot
 
 def fresh(*names):

@@ -383,6 +383,28 @@ static void test_vectors_exist(void **state) {
     }
 }
 
+// One bad value at any place of the vectors that the layer has.
+static void test_finite(void **state) {
+    (void)state;
+    for (int kind = 0; kind < 4; kind++) {
+        struct msg_config config = config_of(CHANNELS, MSG_PYTORCH);
+        config.affine = (kind & 1) != 0;
+        config.track_running_stats = (kind & 2) != 0;
+        struct layer_state *const layer = layer_state_new(&config, 1);
+        assert_non_null(layer);
+        assert_true(layer_state_is_finite(layer));
+        const size_t count = (layer_state_bytes(&config) - sizeof *layer) / sizeof(double);
+        for (size_t i = 0; i < count; i++) {
+            const double before = layer->vectors[i];
+            layer->vectors[i] = i % 2 == 0 ? NAN : -INFINITY;
+            assert_false(layer_state_is_finite(layer));
+            layer->vectors[i] = before;
+        }
+        assert_true(layer_state_is_finite(layer));
+        layer_state_release(layer);
+    }
+}
+
 static void test_clone(void **state) {
     (void)state;
     for (int i = 0; i < 4; i++) {
@@ -457,6 +479,7 @@ int main(void) {
         cmocka_unit_test(test_step_is_finite),
         cmocka_unit_test(test_vectors_exist),
         cmocka_unit_test(test_clone),
+        cmocka_unit_test(test_finite),
         cmocka_unit_test(test_references),
         cmocka_unit_test(test_view),
     };
