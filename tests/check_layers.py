@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Includes, symbols and headers keep to their layers. Prints TAP; run by `make check-layers` after a build.
 
-kernels/ < proto/ < server/: a file includes only from its own folder and from lower ones, and each library of others
-stays behind the files that wrap it. BUILD names the build folder, CC the compiler.
+kernels/ < proto/ < server/ state < server/ service < server/main.c: a file includes only from its own layer and from
+lower ones, and each library of others stays behind the files that wrap it. BUILD names the build folder, CC the compiler.
 """
 import fnmatch
 import os
@@ -31,8 +31,14 @@ FOREIGN = {
     "proto": ("MHD_", "uv_", "sqlite3_", "PQ"),
 }
 KERNEL_EXPORTS = ("bn_", "pool_", "cpu_", "tier_", "tiers_", "scalar_", "avx2_", "avx512_", "neon_")
+PROTO_EXPORTS = ("base64_", "budget_", "buffer_", "field_", "json_", "msg_", "number_", "proto_", "rest_", "scan_",
+                 "tensor_", "wire_")
+# server/ has two layers in one folder, and main.c above both. Every other file is service.
+STATE = ("server/layer", "server/registry", "server/restore", "server/store*", "server/writer")
+# What state never knows, besides the HTTP library: how messages are written.
+NOT_FOR_STATE = ("proto/json*", "proto/scan*", "proto/number*", "proto/base64*")
 # Anyone in server/ may include these; they include nothing of ours but their own header.
-LEAVES = ("server/config", "server/log", "server/metrics")
+LEAVES = ("server/address", "server/config", "server/log", "server/metrics", "server/version")
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.MULTILINE)
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
@@ -77,6 +83,30 @@ def includes_go_downwards():
     return bad
 
 
+def matches(path, patterns):
+    return any(fnmatch.fnmatch(path.rsplit(".", 1)[0], pattern) for pattern in patterns)
+
+
+def server_layer(path):
+    """0: a leaf, 1: state, 2: service, 3: main.c."""
+    if matches(path, LEAVES):
+        return 0
+    return 1 if matches(path, STATE) else 3 if path == "server/main.c" else 2
+
+
+def server_keeps_state_below_service():
+    bad = [f"{name} includes {header}" for name, header in includes()
+           if name.startswith("server/") and header.startswith("server/") and server_layer(header) > server_layer(name)]
+    return bad + [f"{name} includes {header}" for name, header in includes()
+                  if name.startswith("server/") and server_layer(name) == 1 and matches(header, NOT_FOR_STATE)]
+
+
+def every_layer_of_server_is_found():
+    """A renamed file must not leave its layer in silence."""
+    paths = [relative(path) for path in sources() if path.parent.name == "server"]
+    return [f"no file is {pattern}" for pattern in STATE if not any(matches(path, (pattern,)) for path in paths)]
+
+
 def proto_sees_only_the_public_header_of_kernels():
     return [f"{name} includes {header}" for name, header in includes()
             if name.startswith("proto/") and header.startswith("kernels/") and header != "kernels/bn.h"]
@@ -99,9 +129,10 @@ def archives_need_nothing_of_higher_layers():
             for symbol in symbols(archive, "-u") if symbol.startswith(prefixes)]
 
 
-def exports_of_kernels_have_their_prefix():
-    names = symbols("kernels", "-g", "--defined-only")
-    return [] if not names else [f"{name} is exported" for name in names if not name.startswith(KERNEL_EXPORTS)]
+def exports_have_their_prefix():
+    return [f"libnormd-{archive}.a exports {name}"
+            for archive, prefixes in (("kernels", KERNEL_EXPORTS), ("proto", PROTO_EXPORTS))
+            for name in symbols(archive, "-g", "--defined-only") if not name.startswith(prefixes)]
 
 
 def header_compiles_alone(path):
@@ -118,9 +149,9 @@ def generated_table_is_what_its_script_makes():
 
 def main():
     checks = [(check.__name__.replace("_", " "), check) for check in (
-        libraries_stay_behind_their_wrappers, includes_go_downwards, proto_sees_only_the_public_header_of_kernels,
-        leaves_include_nothing_of_ours, json_t_stays_in_proto, archives_need_nothing_of_higher_layers,
-        exports_of_kernels_have_their_prefix, generated_table_is_what_its_script_makes)]
+        libraries_stay_behind_their_wrappers, includes_go_downwards, server_keeps_state_below_service,
+        every_layer_of_server_is_found, proto_sees_only_the_public_header_of_kernels, leaves_include_nothing_of_ours,
+        json_t_stays_in_proto, archives_need_nothing_of_higher_layers, exports_have_their_prefix, generated_table_is_what_its_script_makes)]
     checks += [(f"{relative(p)} compiles alone", lambda p=p: header_compiles_alone(p))
                for p in sources() if p.suffix == ".h"]
     print(f"1..{len(checks)}")
