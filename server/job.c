@@ -16,11 +16,17 @@
 #define INLINE_BODY ((size_t)16 * 1024)
 #define INLINE_CHANNELS 2048
 
+// First in, first out.
+struct job_list {
+    struct job *first, **last;
+};
+
 struct job_queue {
     uv_mutex_t lock; // guards what follows; a leaf
     uv_cond_t wake;
-    struct job *first, **last;
-    size_t waiting;
+    struct job_list committed; // only need their reply, and hold their tensors until then: they go first
+    struct job_list fresh;
+    size_t waiting; // in both
     bool stop;
     unsigned workers;
     uv_thread_t threads[];
@@ -88,14 +94,24 @@ static bool is_heavy(const struct job *job) {
 
 // ---- the queue
 
-// A committed job only needs its reply, and holds its tensors until then: it goes first.
-static void push(struct job_queue *queue, struct job *job) {
-    struct job **const link = job->committed ? &queue->first : queue->last;
-    job->next = *link;
-    *link = job;
-    if (queue->last == link) queue->last = &job->next;
-    queue->waiting++;
-    uv_cond_signal(&queue->wake);
+static void list_start(struct job_list *list) {
+    list->first = NULL;
+    list->last = &list->first;
+}
+
+static void list_add(struct job_list *list, struct job *job) {
+    job->next = NULL;
+    *list->last = job;
+    list->last = &job->next;
+}
+
+// NULL: it is empty.
+static struct job *list_take(struct job_list *list) {
+    struct job *const job = list->first;
+    if (job == NULL) return NULL;
+    list->first = job->next;
+    if (list->first == NULL) list->last = &list->first;
+    return job;
 }
 
 // False where the queue is full. Jobs that were admitted once are always taken.
@@ -103,20 +119,22 @@ static bool enqueue(struct job *job) {
     struct job_queue *const queue = job->service->queue;
     uv_mutex_lock(&queue->lock);
     const bool room = job->committed || queue->waiting < QUEUE_MAX;
-    if (room) push(queue, job);
+    if (room) {
+        list_add(job->committed ? &queue->committed : &queue->fresh, job);
+        queue->waiting++;
+        uv_cond_signal(&queue->wake);
+    }
     uv_mutex_unlock(&queue->lock);
     return room || msg_fail(&job->error, MSG_QUEUE_FULL, NULL, "too many calls are waiting");
 }
 
+// NULL: the queue is empty and ends.
 static struct job *dequeue(struct job_queue *queue) {
     uv_mutex_lock(&queue->lock);
-    while (queue->first == NULL && !queue->stop) uv_cond_wait(&queue->wake, &queue->lock);
-    struct job *const job = queue->first;
-    if (job != NULL) {
-        queue->first = job->next;
-        if (queue->first == NULL) queue->last = &queue->first;
-        queue->waiting--;
-    }
+    while (queue->waiting == 0 && !queue->stop) uv_cond_wait(&queue->wake, &queue->lock);
+    struct job *job = list_take(&queue->committed);
+    if (job == NULL) job = list_take(&queue->fresh);
+    if (job != NULL) queue->waiting--;
     uv_mutex_unlock(&queue->lock);
     return job;
 }
@@ -154,7 +172,8 @@ static void change_done(struct change *change) {
 struct job_queue *job_queue_new(unsigned workers) {
     struct job_queue *queue = calloc(1, sizeof *queue + workers * sizeof queue->threads[0]);
     if (queue == NULL) return NULL;
-    queue->last = &queue->first;
+    list_start(&queue->committed);
+    list_start(&queue->fresh);
     if (uv_mutex_init(&queue->lock) != 0 || uv_cond_init(&queue->wake) != 0) {
         free(queue);
         return NULL;
@@ -168,23 +187,18 @@ struct job_queue *job_queue_new(unsigned workers) {
 
 // Takes out waiting jobs that are not yet committed, all or those past their deadline.
 static struct job *take_waiting(struct job_queue *queue, bool all, uint64_t now_ns) {
-    struct job *taken = NULL, **taken_last = &taken, **link = &queue->first;
+    struct job_list taken, kept;
+    list_start(&taken);
+    list_start(&kept);
     uv_mutex_lock(&queue->lock);
-    while (*link != NULL) {
-        struct job *const job = *link;
-        if (job->committed || (!all && now_ns <= job->deadline_ns)) {
-            link = &job->next;
-            continue;
-        }
-        *link = job->next;
-        job->next = NULL;
-        *taken_last = job;
-        taken_last = &job->next;
-        queue->waiting--;
+    for (struct job *job; (job = list_take(&queue->fresh)) != NULL;) {
+        const bool take = all || now_ns > job->deadline_ns;
+        list_add(take ? &taken : &kept, job);
+        if (take) queue->waiting--;
     }
-    queue->last = link;
+    for (struct job *job; (job = list_take(&kept)) != NULL;) list_add(&queue->fresh, job);
     uv_mutex_unlock(&queue->lock);
-    return taken;
+    return taken.first;
 }
 
 static void refuse(struct job *jobs, enum msg_code code, const char *why) {

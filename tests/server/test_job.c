@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The life of a job with a real queue and writer: who goes first.
+#include "deeds.h"
+
+#include "../../server/job.h"
+#include "../../server/routes.h"
+
+#define JOBS 4
+
+// The service with one worker, and what jobs tell about themselves.
+struct hall {
+    struct bench bench;
+    struct budget memory;
+    struct service service;
+    sem_t resumed, entered, opened;
+    char order[JOBS + 1];
+    size_t finished;
+};
+
+static struct hall hall;
+
+static void start(void) {
+    memset(&hall, 0, sizeof hall);
+    start_writer(&hall.bench, DURABILITY_SYNC, SIZE_MAX);
+    hall.memory.limit = 1 << 20;
+    hall.service = (struct service){.memory = &hall.memory,
+                                    .registry = hall.bench.registry,
+                                    .writer = hall.bench.writer,
+                                    .queue = job_queue_new(1),
+                                    .request_timeout_ns = 60 * UINT64_C(1000000000)};
+    assert_non_null(hall.service.queue);
+    sem_init(&hall.resumed, 0, 0);
+    sem_init(&hall.entered, 0, 0);
+    sem_init(&hall.opened, 0, 0);
+}
+
+static void stop(void) {
+    job_queue_free(&hall.service.queue);
+    stop_writer(&hall.bench);
+}
+
+static void wait_for(sem_t *semaphore) {
+    while (sem_wait(semaphore) != 0) {}
+}
+
+static void resumed(struct job *job) {
+    (void)job;
+    sem_post(&hall.resumed);
+}
+
+static void suspend(struct job *job) {
+    (void)job;
+}
+
+static void start_job(struct job **job, const struct route *route, char name) {
+    *job = job_new(&hall.service);
+    assert_non_null(*job);
+    (*job)->route = route;
+    (*job)->resume = resumed;
+    (*job)->name[0] = name;
+    assert_false(job_start(*job, suspend));
+}
+
+static void note(struct job *job) {
+    hall.order[hall.finished++] = job->name[0];
+}
+
+static bool change_nothing(struct change *change, struct txn *txn) {
+    (void)change;
+    (void)txn;
+    return true;
+}
+
+static enum job_result ask_for_change(struct job *job) {
+    job->change.apply = change_nothing;
+    job->finish = note;
+    return JOB_COMMIT;
+}
+
+static enum job_result hold_worker(struct job *job) {
+    (void)job;
+    sem_post(&hall.entered);
+    wait_for(&hall.opened);
+    return JOB_REPLY;
+}
+
+static enum job_result note_at_once(struct job *job) {
+    note(job);
+    return JOB_REPLY;
+}
+
+static const struct route changing = {"POST", "/change", ask_for_change, ROUTE_HEAVY, "", {NULL}},
+                          holding = {"POST", "/hold", hold_worker, ROUTE_HEAVY, "", {NULL}},
+                          plain = {"POST", "/plain", note_at_once, ROUTE_HEAVY, "", {NULL}};
+
+// With the only worker busy, three committed jobs and one that only came wait for it: the committed ones go first, in
+// their order.
+static void test_committed_go_first_in_order(void **state) {
+    (void)state;
+    start();
+    struct gate gate;
+    struct job *jobs[JOBS], *holder;
+    close_gate(&gate, &hall.bench);
+    for (size_t i = 0; i < 3; i++) start_job(&jobs[i], &changing, (char)('a' + i));
+    start_job(&holder, &holding, 'h'); // runs when the others are with the writer
+    wait_for(&hall.entered);
+    start_job(&jobs[3], &plain, 'd');
+    open_gate(&gate);
+    assert_int_equal(perform(&hall.bench, deed_of(create_layers, "behind", NULL)), MSG_OK);
+    assert_int_equal(hall.finished, 0); // all three are committed, and wait
+    sem_post(&hall.opened);
+    for (size_t i = 0; i < JOBS + 1; i++) wait_for(&hall.resumed);
+    assert_string_equal(hall.order, "abcd");
+    for (size_t i = 0; i < JOBS; i++) job_free(&jobs[i]);
+    job_free(&holder);
+    stop();
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_committed_go_first_in_order),
+    };
+    return cmocka_run_group_tests_name("job", tests, NULL, NULL);
+}
