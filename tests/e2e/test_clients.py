@@ -5,11 +5,13 @@ import json
 import math
 import os
 import re
+import resource
 import shlex
 import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.parse
 
 import harness
@@ -358,6 +360,60 @@ def test_python_connection_closed_before_a_call_is_opened_anew():
     assert bad.closed.acquire(timeout=harness.seconds(10))  # pylint: disable=consider-using-with
     assert c.inference("people", []).version == 1
     assert bad.requests == ["GET", "POST"]
+
+
+def test_python_above_1024_descriptors():
+    client().create_layer("py.high", 3)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limits[1] != resource.RLIM_INFINITY and limits[1] < 1200:
+        harness.skip(f"no more than {limits[1]} descriptors may be open here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(1200, limits[0]), limits[1]))
+    held = []
+    try:
+        while not held or held[-1] < 1024:
+            held.append(os.dup(0))
+        x = [[1.5, 2.5, 3.5]] * 100_000  # large enough to be announced
+        c = client()
+        for _ in range(2):
+            assert len(c.inference("py.high", x).y) == len(x)
+    finally:
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_python_waits_for_half_an_answer_without_spinning():
+    """The first bytes of the answer to Expect arrive, and the rest half a second later, or never."""
+    x = [[1.5, 2.5, 3.5]] * 100_000
+    for rest in (b" 413 Too Large\r\nContent-Length: 0\r\n\r\n", b" 100 Continue\r\n\r\n" + CALL_REPLY, None):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            c = normd.Client("http://127.0.0.1:%d" % listener.getsockname()[1], timeout=1.5)
+            failures = []
+
+            def call():
+                try:
+                    c.inference("people", x)
+                except normd.NormdError as error:
+                    failures.append(error)
+
+            caller = threading.Thread(target=call)
+            before = None
+            caller.start()
+            with listener.accept()[0] as connection, connection.makefile("rb") as stream:
+                while stream.readline() not in (b"\r\n", b""):
+                    pass
+                connection.sendall(b"HTTP/1.1")
+                before = time.process_time()
+                time.sleep(0.5)  # it is the waiting that is tested
+                used = time.process_time() - before
+                if rest is not None:
+                    connection.sendall(rest)
+                    while rest.startswith(b" 100") and stream.read1(1 << 20).find(b"]]}") < 0:
+                        pass
+                caller.join(harness.seconds(20))
+            assert not caller.is_alive() and used < 0.2, f"{used:.2f} s of processor time in 0.5 s"
+            wanted = [] if rest and rest.startswith(b" 100") else [413] if rest else [0]
+            assert [error.status for error in failures] == wanted, failures
 
 
 def test_python_no_server_and_no_answer():

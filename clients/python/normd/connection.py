@@ -2,10 +2,12 @@
 """HTTP/1.1 over one kept-alive connection per thread, and what to do when the server has closed it."""
 
 import http.client
+import math
 import os
 import select
 import socket
 import threading
+import time
 import weakref
 from dataclasses import dataclass
 from typing import Mapping, Optional
@@ -18,6 +20,7 @@ from .errors import TransportError
 # reply to a body that is half sent is lost with the connection. A server that does not answer is not waited for longer.
 EXPECT_ABOVE = 1 << 20
 EXPECT_SECONDS = 1.0
+PEEK_SECONDS = 0.01
 CONTINUE = b"HTTP/1.1 100"
 
 
@@ -138,19 +141,24 @@ class ConnectionPerThread:
 def _is_refused(connection: http.client.HTTPConnection) -> bool:
     """Waits for the answer to Expect: True where it is a reply already, so that the body need not be sent."""
     sock = connection.sock
-    if not select.select([sock], [], [], EXPECT_SECONDS)[0]:
-        return False
-    start = sock.recv(len(CONTINUE), socket.MSG_PEEK)
-    while 0 < len(start) < len(CONTINUE) and CONTINUE.startswith(start):
-        select.select([sock], [], [], EXPECT_SECONDS)
+    deadline = time.monotonic() + EXPECT_SECONDS
+    while (left := deadline - time.monotonic()) > 0 and _readable(sock, left):
         start = sock.recv(len(CONTINUE), socket.MSG_PEEK)
-    return start != CONTINUE
+        if len(start) == len(CONTINUE) or not CONTINUE.startswith(start) or not start:
+            return start != CONTINUE
+        time.sleep(PEEK_SECONDS)  # the rest is on its way, and what is there would be readable at once again
+    return False
 
 
 def _closed_by_peer(connection: http.client.HTTPConnection) -> bool:
     """True where an idle connection has something to read: its end, or bytes that nobody asked for."""
-    poll = select.poll() if hasattr(select, "poll") else None
-    if poll is None:
-        return bool(select.select([connection.sock], [], [], 0)[0])
-    poll.register(connection.sock, select.POLLIN)
-    return bool(poll.poll(0))
+    return _readable(connection.sock, 0)
+
+
+def _readable(sock: socket.socket, seconds: float) -> bool:
+    """Waits until there is something to read. poll, because select cannot take a descriptor above 1023."""
+    if not hasattr(select, "poll"):
+        return bool(select.select([sock], [], [], seconds)[0])
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(math.ceil(seconds * 1000)))
