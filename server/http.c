@@ -344,6 +344,9 @@ static void notice(void *context, struct MHD_Connection *connection, void **sock
     }
     const union MHD_ConnectionInfo *const info = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD);
     *socket_context = info != NULL ? connections_add(http->connections, info->connect_fd, uv_hrtime() + HEAD_NS) : NULL;
+    // Without a deadline it could stay for ever: libmicrohttpd has no time-out of its own, which would cut what is slow
+    // but in time.
+    if (*socket_context == NULL && info != NULL) shutdown(info->connect_fd, SHUT_RDWR);
     // A connection that was accepted while the drain began is not in its count; it must not begin a request.
     const bool late = atomic_load(&http->service->draining);
     if (*socket_context != NULL && late) connections_cut_one(http->connections, *socket_context);
@@ -417,7 +420,6 @@ struct http *http_start(struct service *service, int listen_fd, unsigned threads
         {MHD_OPTION_LISTEN_SOCKET, listen_fd, NULL},
         {MHD_OPTION_CONNECTION_LIMIT, connection_limit(), NULL},
         {MHD_OPTION_CONNECTION_MEMORY_LIMIT, (intptr_t)CONNECTION_MEMORY, NULL},
-        {MHD_OPTION_CONNECTION_TIMEOUT, 120, NULL},
         {MHD_OPTION_NOTIFY_COMPLETED, (intptr_t)completed, http},
         {MHD_OPTION_NOTIFY_CONNECTION, (intptr_t)notice, http},
         {MHD_OPTION_URI_LOG_CALLBACK, (intptr_t)line_read, http},
