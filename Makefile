@@ -181,6 +181,7 @@ $(call programs,$(TEST_KERNELS)): $(call helpers,kernels) $(LIB_KERNELS)
 $(call programs,$(TEST_KERNELS)): LINK_LIBS = -lcmocka
 $(call programs,$(TEST_PROTO)): $(call helpers,proto) $(LIB_PROTO) $(LIB_KERNELS)
 $(call programs,$(TEST_PROTO)): LINK_LIBS = -lcmocka -ljansson -lz
+$(BUILD)/tests/proto/test_buffer: LINK_LIBS += -Wl,--wrap=realloc
 $(call programs,$(TEST_SERVER)): $(call helpers,server) $(call objects,$(filter-out server/main.c,$(SERVER))) $(LIB_PROTO) $(LIB_KERNELS)
 $(call programs,$(TEST_SERVER)): LINK_LIBS = -lcmocka @$(BUILD)/libs
 $(call programs,$(BENCH)): $(LIB_PROTO) $(LIB_KERNELS)

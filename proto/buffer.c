@@ -30,34 +30,53 @@ void budget_release(struct budget *budget, size_t bytes) {
     if (budget != NULL) atomic_fetch_sub_explicit(&budget->used, bytes, memory_order_relaxed);
 }
 
-static bool move_to(struct buffer *buffer, size_t capacity) {
-    void *data = NULL;
-    if (posix_memalign(&data, BUFFER_ALIGNMENT, capacity) != 0) return false;
-    if (buffer->size > 0) memcpy(data, buffer->data, buffer->size);
-    free(buffer->data);
-    buffer->data = data;
+// Where the data begin within an allocation, so that they are aligned.
+static size_t offset_in(const void *memory) {
+    return -(uintptr_t)memory % BUFFER_ALIGNMENT;
+}
+
+// realloc moves large blocks by their pages, not their bytes, so that old and new need not be there at once.
+static bool resize(struct buffer *buffer, size_t capacity) {
+    const size_t old = offset_in(buffer->memory);
+    unsigned char *const memory = realloc(buffer->memory, capacity + BUFFER_ALIGNMENT - 1);
+    if (memory == NULL) return false;
+    const size_t new = offset_in(memory);
+    if (new != old && buffer->size > 0) memmove(memory + new, memory + old, buffer->size);
+    buffer->memory = memory;
+    buffer->data = memory + new;
     buffer->capacity = capacity;
     return true;
 }
 
 bool buffer_reserve(struct buffer *buffer, size_t capacity) {
     if (capacity <= buffer->capacity) return true;
-    if (capacity > PTRDIFF_MAX) return false;
-    // While the bytes move, both the old and the new memory are there.
-    const size_t old = buffer->capacity;
-    if (!budget_charge(buffer->budget, capacity)) return false;
-    const bool moved = move_to(buffer, capacity);
-    budget_release(buffer->budget, moved ? old : capacity);
-    return moved;
+    const size_t more = capacity - buffer->capacity;
+    buffer->refused = capacity;
+    if (capacity > PTRDIFF_MAX - BUFFER_ALIGNMENT || !budget_charge(buffer->budget, more)) return false;
+    if (!resize(buffer, capacity)) {
+        budget_release(buffer->budget, more);
+        return false;
+    }
+    buffer->refused = 0;
+    return true;
 }
 
+// Grows by a share of what is there, or a long growth in small steps would be quadratic; by a smaller one where the
+// budget does not have more.
 bool buffer_grow(struct buffer *buffer, size_t more) {
+    static const size_t shares[] = {2, 8, 64};
     if (more <= buffer->capacity - buffer->size) return true;
-    if (more > PTRDIFF_MAX - buffer->size) return false;
+    if (more > PTRDIFF_MAX - buffer->size) {
+        buffer->refused = SIZE_MAX;
+        return false;
+    }
     const size_t need = buffer->size + more;
-    const size_t least = buffer->capacity + buffer->capacity / 8; // less would make a long growth quadratic
-    const size_t generous = buffer->capacity + buffer->capacity / 2 + BUFFER_ALIGNMENT;
-    return (generous > need && buffer_reserve(buffer, generous)) || buffer_reserve(buffer, need > least ? need : least);
+    for (size_t i = 0; i < sizeof shares / sizeof shares[0]; i++) {
+        const size_t capacity = buffer->capacity + buffer->capacity / shares[i] + (i == 0 ? BUFFER_ALIGNMENT : 0);
+        if (buffer_reserve(buffer, capacity > need ? capacity : need)) return true;
+        if (capacity <= need) break;
+    }
+    return false;
 }
 
 bool buffer_append(struct buffer *buffer, const void *data, size_t size) {
@@ -74,13 +93,11 @@ void buffer_trim(struct buffer *buffer) {
         buffer_free(buffer);
         return;
     }
-    if (move_to(buffer, buffer->size)) budget_release(buffer->budget, spare);
+    if (resize(buffer, buffer->size)) budget_release(buffer->budget, spare);
 }
 
 void buffer_free(struct buffer *buffer) {
-    free(buffer->data);
+    free(buffer->memory);
     budget_release(buffer->budget, buffer->capacity);
-    buffer->data = NULL;
-    buffer->size = 0;
-    buffer->capacity = 0;
+    *buffer = (struct buffer){.budget = buffer->budget};
 }

@@ -30,14 +30,16 @@ struct buffer {
     unsigned char *data;   // NULL while capacity is 0, else aligned to BUFFER_ALIGNMENT
     size_t size;           // bytes in use
     size_t capacity;       // bytes charged to the budget
+    size_t refused;        // where the last growth failed, the capacity that it asked for; else 0
+    void *memory;          // the allocation that data lie in
     struct budget *budget; // NULL: not charged
 };
 
-// Makes room for at least `capacity` bytes in all, exactly that many where it must grow. False where the budget or the
-// system has no memory; the buffer is as it was then.
+// Makes room for at least `capacity` bytes in all, exactly that many where it must grow: only the difference is charged.
+// False where the budget or the system has no memory; but for `refused` the buffer is as it was then.
 bool buffer_reserve(struct buffer *buffer, size_t capacity);
 
-// Makes room for `more` bytes behind size, growing by half at least.
+// Makes room for `more` bytes behind size, growing by half at least, or by less where the budget is almost full.
 bool buffer_grow(struct buffer *buffer, size_t more);
 
 // Appends. False as buffer_grow.

@@ -33,7 +33,7 @@ static struct sink sink_start(struct scan *scan, struct buffer *values, enum bn_
 static struct sink sink_start_tensor(struct scan *scan, struct tensor *tensor) {
     const struct sink sink = sink_start(scan, &tensor->values, tensor->dtype);
     const size_t guess = (size_t)(scan->end - scan->at) / TEXT_PER_VALUE + 8;
-    buffer_reserve(sink.values, guess * bn_dtype_size(sink.dtype));
+    if (!buffer_reserve(sink.values, guess * bn_dtype_size(sink.dtype))) sink.values->refused = 0;
     return sink;
 }
 

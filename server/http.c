@@ -289,6 +289,7 @@ static enum MHD_Result take_body(struct exchange *exchange, const char *data, si
     }
     if (!buffer_append(&job->body, data, size)) {
         msg_fail(&job->error, MSG_MEMORY_FULL, NULL, "the body does not fit what is left of the memory budget");
+        job_judge_memory(job);
         return refuse_body(exchange, size);
     }
     const uint64_t end =

@@ -72,9 +72,43 @@ static bool too_late(struct job *job) {
     return true;
 }
 
+// What a buffer holds, or would if its last growth had not failed.
+static size_t wanted(const struct buffer *buffer) {
+    return buffer->refused > buffer->capacity ? buffer->refused : buffer->capacity;
+}
+
+static size_t add(size_t a, size_t b) {
+    return a > SIZE_MAX - b ? SIZE_MAX : a + b;
+}
+
+static size_t wanted_by_state(const struct msg_state *state) {
+    const struct msg_vector *const vectors[] = {&state->gamma, &state->beta, &state->running_mean, &state->running_var};
+    size_t bytes = 0;
+    for (size_t i = 0; i < sizeof vectors / sizeof vectors[0]; i++) bytes = add(bytes, wanted(&vectors[i]->values));
+    return bytes;
+}
+
+void job_judge_memory(struct job *job) {
+    if (job->error.code != MSG_MEMORY_FULL) return;
+    const struct buffer *const buffers[] = {
+        &job->body,          &job->reply.body,       &job->batch.values,     &job->batch.y.values,
+        &job->call.x.values, &job->call.dout.values, &job->snapshot.storage,
+    };
+    size_t bytes = wanted_by_state(&job->new_state);
+    for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) bytes = add(bytes, wanted(buffers[i]));
+    for (size_t i = 0; i < job->snapshot.count; i++)
+        bytes = add(bytes, wanted_by_state(&job->snapshot.entries[i].state));
+    if (bytes <= job->service->memory->limit) return;
+    job->error.code = MSG_OK;
+    msg_fail(&job->error, MSG_BODY_TOO_LARGE, NULL,
+             "the call takes more memory than the whole budget, %zu bytes; send it in parts",
+             job->service->memory->limit);
+}
+
 static enum job_result run(struct job *job) {
     if (job->error.code != MSG_OK || too_late(job)) return JOB_REPLY;
     const enum job_result result = job->route->run(job);
+    job_judge_memory(job);
     buffer_free(&job->body);
     return too_late(job) ? JOB_REPLY : result;
 }
@@ -275,6 +309,7 @@ void job_look_up(struct job *job) {
 
 bool job_start(struct job *job, void (*suspend)(struct job *job)) {
     job->deadline_ns = uv_hrtime() + job->service->request_timeout_ns;
+    buffer_trim(&job->body);
     job_look_up(job);
     if (job->error.code != MSG_OK) return true;
     job->heavy = is_heavy(job);

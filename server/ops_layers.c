@@ -139,9 +139,17 @@ static bool apply_put(struct change *change, struct txn *txn) {
     return txn_put(txn, job->name, state) || reply_no_memory(change);
 }
 
+// Memory that other layers have may become free; that a layer alone takes too much stays so.
+static bool fits(struct job *job) {
+    const size_t bytes = layer_state_bytes(&job->config), limit = job->service->memory->limit;
+    return bytes <= limit || msg_fail(&job->error, MSG_OUT_OF_RANGE, "/num_features",
+                                      "a layer of %lld channels takes %zu bytes, the memory budget is %zu",
+                                      (long long)job->config.num_features, bytes, limit);
+}
+
 enum job_result ops_put_layer(struct job *job) {
     if (!json_decode_config(&job->config, reply_request_body(job), job->name, &job->error)) return JOB_REPLY;
-    if (!layer_config_complete(&job->config, "", &job->error)) return JOB_REPLY;
+    if (!layer_config_complete(&job->config, "", &job->error) || !fits(job)) return JOB_REPLY;
     if (job->state == NULL) return reply_after_commit(job, apply_put, finish_put);
     if (!same_or_conflict(job, job->state, &job->error)) return JOB_REPLY;
     finish_put(job);

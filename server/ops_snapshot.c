@@ -72,7 +72,7 @@ static struct layer_state *new_state(const struct msg_snapshot_entry *entry, con
 static struct layer_state **build(struct job *job, struct txn *txn, struct msg_error *error) {
     const struct msg_snapshot *const snapshot = &job->snapshot;
     struct layer_state **const states = calloc(snapshot->count + 1, sizeof *states);
-    size_t bytes = 0;
+    size_t bytes = 0, more = 0; // of all its states, and beyond those that they replace
     for (size_t i = 0; i < snapshot->count && states != NULL; i++) {
         const struct msg_snapshot_entry *const entry = &snapshot->entries[i];
         const struct layer_state *const existing = txn_state(txn, entry->name);
@@ -85,8 +85,13 @@ static struct layer_state **build(struct job *job, struct txn *txn, struct msg_e
         states[i] = new_state(entry, &config, existing);
         if (states[i] == NULL) break;
         const size_t old = layer_state_size(existing), new = layer_state_bytes(&config);
-        if (new > old) bytes += new - old;
-        if (txn_has_room(txn, bytes)) continue;
+        bytes += new;
+        if (new > old) more += new - old;
+        if (bytes > job->service->memory->limit) {
+            msg_fail(error, MSG_BODY_TOO_LARGE, NULL, "the states of the snapshot take more than the memory budget");
+            break;
+        }
+        if (txn_has_room(txn, more)) continue;
         msg_fail(error, MSG_MEMORY_FULL, pointer, "the states of all layers would pass the memory budget");
         break;
     }

@@ -188,7 +188,7 @@ def test_hangup_drains():
 def test_a_hostile_snapshot_is_refused_soon():
     with harness.Server("--durability", "none", "--memory-budget", "64M") as server:
         body = json.dumps({"layers": {f"a{i}": {} for i in range(400_000)}})
-        wire.problem(server.api().put("/v1/snapshot", body), 503, "memory_full")
+        wire.problem(server.api().put("/v1/snapshot", body), 413, "body_too_large")
         with open(f"/proc/{server.process.pid}/status") as f:
             peak = next(int(line.split()[1]) for line in f if line.startswith("VmHWM"))
         assert peak < 160 * 1024 or "asan" in harness.BIN or "tsan" in harness.BIN, f"{peak} KiB"

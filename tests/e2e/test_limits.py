@@ -199,6 +199,64 @@ def test_memory_budget():
         assert again and client.version(path) == 2 + done
 
 
+@harness.rows([
+    ("train-forward", "POST", "/v1/layers/wide/train-forward", lambda: b'{"x":[[' + b"1," * 1_400_000 + b"1]]}"),
+    ("backward", "POST", "/v1/layers/wide/backward",
+     lambda: b'{"x":[[' + b"1," * 600_000 + b'1]],"dout":[[' + b"1," * 600_000 + b"1]]}"),
+    ("state", "PUT", "/v1/layers/wide/state", lambda: b'{"gamma":[' + b"1," * 1_400_000 + b"1]}"),
+    ("snapshot", "PUT", "/v1/snapshot", lambda: b'{"layers":{"a":{"gamma":[' + b"1," * 1_400_000 + b"1]}}}"),
+    ("snapshot of many", "PUT", "/v1/snapshot",
+     lambda: b'{"layers":{' + b",".join(b'"a%d":{}' % i for i in range(30_000)) + b"}}"),
+    ("snapshot of few bytes", "PUT", "/v1/snapshot", lambda: b'{"layers":{' + b",".join(
+        b'"a%d":{"gamma":null,"beta":null,"running_mean":null,"running_var":null,"num_batches_tracked":null,'
+        b'"layer":{"num_features":1,"affine":false,"track_running_stats":false}}' % i for i in range(5_000)) + b"}}"),
+    ("reply", "POST", "/v1/layers/wide/train-forward",
+     lambda: b'{"x":{"shape":[100000,4],"dtype":"f32","base64":"' + b"A" * (1_600_000 // 3 * 4) + b'AA=="}}'),
+])
+def test_what_never_fits_is_not_asked_to_come_back(method, path, body):
+    """The body is within its limit, but what it says takes more memory than there is."""
+    with harness.Server("--durability", "none", "--memory-budget", "4M", "--max-body", "4M") as server:
+        client = server.api()
+        client.layer("wide", num_features=4)
+        for _ in range(3):
+            reply = client.request(method, path, body())
+            wire.problem(reply, 413, "body_too_large")
+            assert "retry-after" not in reply.headers and "budget" in reply.json["detail"], reply
+        assert client.infer("/v1/layers/wide", [[1] * 4])["version"] == 1
+
+
+def test_a_layer_that_never_fits():
+    with harness.Server("--durability", "none", "--memory-budget", "4M") as server:
+        client = server.api()
+        reply = client.put("/v1/layers/huge", {"num_features": 200_000})
+        wire.problem(reply, 422, "out_of_range", "/num_features")
+        wire.problem(client.get("/v1/layers/huge"), 404)
+        path = client.layer("large", num_features=100_000)
+        reply = client.put("/v1/layers/second", {"num_features": 100_000})
+        wire.problem(reply, 503, "memory_full")
+        assert int(reply.headers["retry-after"]) >= 1, "there is room once the other is deleted"
+        assert client.delete(path).status == 204
+        client.layer("second", num_features=100_000)
+
+
+@harness.rows([("with its length", False), ("in chunks", True)])
+def test_a_body_may_fill_the_budget(chunked):
+    """A body that grows does not need its old and its new memory at once."""
+    with harness.Server("--durability", "none", "--memory-budget", "64M") as server:
+        body = b'{"layers":{}}' + b" " * (63 * MIB - 13)
+        with wire.connect(server, harness.seconds(60)) as s:
+            if chunked:
+                s.sendall(b"PUT /v1/snapshot HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+                for at in range(0, len(body), 100_000):
+                    piece = body[at:at + 100_000]
+                    s.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
+                s.sendall(b"0\r\n\r\n")
+            else:
+                s.sendall(head("/v1/snapshot", len(body), "PUT") + body)
+            reply = wire.read_reply(s, harness.seconds(60))
+        assert reply.status == 200 and reply.json == {"layers": {}, "ignored": []}, reply
+
+
 def test_queue():
     """Far more calls at once than the queue holds: each is answered 200 or 503 with Retry-After; only the 200 count."""
     with harness.Server("--durability", "none") as server:

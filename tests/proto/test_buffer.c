@@ -5,8 +5,6 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include <errno.h>
-#include <malloc.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -16,11 +14,12 @@
 
 static bool no_memory;
 
-// Stands in for libc's, which buffer.c calls.
-int posix_memalign(void **data, size_t alignment, size_t size) {
-    if (no_memory) return ENOMEM;
-    *data = memalign(alignment, size);
-    return *data != NULL ? 0 : ENOMEM;
+void *__real_realloc(void *memory, size_t size);
+void *__wrap_realloc(void *memory, size_t size);
+
+// What buffer.c calls, by the linker's --wrap.
+void *__wrap_realloc(void *memory, size_t size) {
+    return no_memory ? NULL : __real_realloc(memory, size);
 }
 
 static void fill(struct buffer *buffer, size_t size) {
@@ -143,11 +142,12 @@ static void test_growth(void **state) {
     buffer_free(&buffer);
 }
 
-// While the bytes move, old and new are both charged. Near the budget's end half as much again does not fit, and an
-// eighth does; less than that is refused, or a text that grows a value at a time would be copied once a value.
+// Only the difference is charged when a buffer grows, so that it can fill the budget. Near its end half as much again
+// does not fit, but an eighth or a 64th does; less than that is refused, or a text that grows a value at a time would be
+// copied once a value.
 static void test_growth_at_limit(void **state) {
     (void)state;
-    struct budget budget = {.limit = 1000 + 1500};
+    struct budget budget = {.limit = 1250};
     struct buffer buffer = {.budget = &budget};
     fill(&buffer, 1000);
     fill(&buffer, 5);
@@ -156,12 +156,49 @@ static void test_growth_at_limit(void **state) {
     fill(&buffer, 120);
     assert_int_equal(buffer.capacity, 1125);
     assert_true(buffer_grow(&buffer, 10));
-    assert_int_equal(buffer.capacity, 1265);
+    assert_int_equal(buffer.capacity, 1125 + 1125 / 64);
+    assert_int_equal(buffer.refused, 0);
+    assert_true(buffer_grow(&buffer, 125)); // exactly what is left
+    assert_int_equal(buffer.capacity, 1250);
+    assert_int_equal(budget.used, 1250);
+    assert_int_equal(buffer.refused, 0);
     assert_false(buffer_grow(&buffer, 200));
-    assert_int_equal(buffer.capacity, 1265);
-    assert_int_equal(budget.used, 1265);
+    assert_int_equal(buffer.refused, 1125 + 200);
+    buffer.size = 1250;
+    assert_false(buffer_grow(&buffer, 1));
+    assert_int_equal(buffer.refused, 1250 + 1250 / 64);
+    buffer.size = 1125;
+    assert_int_equal(buffer.capacity, 1250);
+    assert_int_equal(budget.used, 1250);
     expect_bytes(&buffer, 1125);
     buffer_free(&buffer);
+    assert_int_equal(buffer.refused, 0);
+    assert_int_equal(budget.used, 0);
+}
+
+// From a few bytes to many megabytes, through every way in which memory moves; aligned, and nothing lost.
+static void test_long_growth(void **state) {
+    (void)state;
+    struct budget budget = {.limit = (size_t)48 << 20};
+    struct buffer buffer = {.budget = &budget}, between = {0};
+    size_t count = 0;
+    for (; buffer_grow(&buffer, sizeof count); count++) {
+        memcpy(buffer.data + buffer.size, &count, sizeof count);
+        buffer.size += sizeof count;
+        assert_int_equal((uintptr_t)buffer.data % BUFFER_ALIGNMENT, 0);
+        if (count % 100003 == 0) fill(&between, 1000); // takes what lies behind
+    }
+    assert_int_equal(budget.used, buffer.capacity);
+    assert_true(buffer.size + buffer.size / 32 > budget.limit); // and the budget is almost used up
+    for (int trimmed = 0; trimmed < 2; trimmed++) {
+        for (size_t i = 0; i < count; i++) assert_memory_equal(buffer.data + i * sizeof i, &i, sizeof i);
+        count /= 3;
+        buffer.size = count * sizeof count;
+        buffer_trim(&buffer);
+        assert_int_equal(buffer.capacity, buffer.size);
+    }
+    buffer_free(&buffer);
+    buffer_free(&between);
     assert_int_equal(budget.used, 0);
 }
 
@@ -173,16 +210,21 @@ static void test_no_memory(void **state) {
     const struct buffer before = buffer;
     const size_t used = budget.used;
     no_memory = true;
-    assert_false(buffer_reserve(&buffer, 50001));
-    assert_false(buffer_grow(&buffer, 10));
-    assert_false(buffer_append(&buffer, "x", 1));
-    assert_false(buffer_reserve(&buffer, (size_t)PTRDIFF_MAX + 1));
+    static const size_t asked[] = {50001, PTRDIFF_MAX, (size_t)PTRDIFF_MAX + 1, SIZE_MAX};
+    for (size_t i = 0; i < sizeof asked / sizeof asked[0]; i++) {
+        assert_false(buffer_reserve(&buffer, asked[i]));
+        assert_int_equal(buffer.refused, asked[i]);
+        assert_false(buffer_grow(&buffer, asked[i] - 50000));
+        assert_false(buffer_append(&buffer, "x", asked[i] - 50000));
+    }
     assert_false(buffer_grow(&buffer, SIZE_MAX));
+    assert_int_equal(buffer.refused, SIZE_MAX);
     assert_false(buffer_grow(&buffer, SIZE_MAX - 50000 + 1));
     buffer.size = 100;
     buffer_trim(&buffer);
     buffer.size = 50000;
     no_memory = false;
+    buffer.refused = 0;
     assert_memory_equal(&buffer, &before, sizeof buffer);
     assert_int_equal(budget.used, used);
     expect_bytes(&buffer, 50000);
@@ -226,7 +268,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_budget), cmocka_unit_test(test_reclaim),         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_growth), cmocka_unit_test(test_growth_at_limit), cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_trim),   cmocka_unit_test(test_uncharged),
+        cmocka_unit_test(test_trim),   cmocka_unit_test(test_uncharged),       cmocka_unit_test(test_long_growth),
     };
     return cmocka_run_group_tests_name("buffer", tests, NULL, NULL);
 }
