@@ -47,7 +47,6 @@ bool json_encode_train(struct buffer *out, const struct msg_train_reply *reply, 
 bool json_encode_inference(struct buffer *out, const struct tensor *y, uint64_t version);
 bool json_encode_backward(struct buffer *out, const struct msg_backward_reply *reply, const struct tensor *dx);
 bool json_encode_layer(struct buffer *out, const struct msg_layer *layer);
-bool json_encode_state(struct buffer *out, const struct msg_state_view *state);
 bool json_encode_error(struct buffer *out, const struct msg_error *error);
 
 // {"layers": [...], "next_cursor": ...}: begin, each layer with its index, end. cursor NULL: null.
@@ -55,9 +54,25 @@ bool json_begin_list(struct buffer *out);
 bool json_list_layer(struct buffer *out, const struct msg_layer *layer, size_t index);
 bool json_end_list(struct buffer *out, const char *cursor);
 
-// {"layers": {"NAME": state, ...}}
+// How much of a state was written; zeroed: nothing.
+struct json_progress {
+    int part;
+    size_t next; // value of a vector
+};
+
+// A state is written piece by piece, so that a large one needs memory for a piece only: appends what comes next, as much
+// as there is room for in `out`, which does not grow. True once the state is complete. With room for JSON_PIECE_MIN
+// something is always written.
+bool json_state_piece(struct buffer *out, const struct msg_state_view *state, struct json_progress *progress);
+#define JSON_PIECE_MIN (2 * JSON_REPLY_ROOM)
+
+// What follows a state that is the whole reply.
+bool json_end_state(struct buffer *out);
+
+// {"layers": {"NAME": state, ...}}: begin, each name with its index and its state, end. Of these, JSON_REPLY_ROOM takes
+// one of each.
 bool json_begin_snapshot(struct buffer *out);
-bool json_snapshot_state(struct buffer *out, const char *name, const struct msg_state_view *state, size_t index);
+bool json_snapshot_name(struct buffer *out, const char *name, size_t index);
 bool json_end_snapshot(struct buffer *out);
 
 // {"layers": {"NAME": version, ...}, "ignored": []}

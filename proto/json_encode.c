@@ -237,28 +237,64 @@ bool json_end_list(struct buffer *out, const char *cursor) {
 
 // ---- state
 
-static bool put_state(struct buffer *out, const struct msg_state_view *state) {
-    const size_t n = state->channels;
-    if (!put_text(out, "{") || !put_vector(out, "gamma", state->gamma, n) || !put_text(out, ",")) return false;
-    if (!put_vector(out, "beta", state->beta, n) || !put_text(out, ",")) return false;
-    if (!put_vector(out, "running_mean", state->running_mean, n) || !put_text(out, ",")) return false;
-    if (!put_vector(out, "running_var", state->running_var, n)) return false;
+// A state has a part for the opening and one for the values of each vector, and one for the rest.
+#define VECTORS 4
+#define PART_REST (2 * VECTORS)
+
+static size_t room_of(const struct buffer *out) {
+    return out->capacity - out->size;
+}
+
+// Writes the values from `next` on that there is room for, and the bracket behind the last one.
+static bool put_values(struct buffer *out, const double *values, size_t n, size_t *next) {
+    const size_t fitting = room_of(out) > 0 ? (room_of(out) - 1) / F64_ROOM : 0, left = n - *next;
+    const size_t count = fitting < left ? fitting : left;
+    char *at = (char *)out->data + out->size;
+    if (count > 0 && *next > 0) *at++ = ',';
+    at = write_values(at, values, BN_F64, *next, count);
+    *next += count;
+    out->size = (size_t)((unsigned char *)at - out->data);
+    return count == left && put_text(out, "]");
+}
+
+static bool put_state_rest(struct buffer *out, const struct msg_state_view *state) {
     if (state->tracks && !put(out, ",\"num_batches_tracked\":%" PRIu64, state->num_batches_tracked)) return false;
     if (!state->tracks && !put_text(out, ",\"num_batches_tracked\":null")) return false;
     return put(out, ",\"version\":%" PRIu64 ",\"layer\":", state->version) &&
            put_config(out, state->layer, state->new_weight, state->running_ddof) && put_text(out, "}");
 }
 
-bool json_encode_state(struct buffer *out, const struct msg_state_view *state) {
-    return put_state(out, state) && put_text(out, "\n");
+bool json_state_piece(struct buffer *out, const struct msg_state_view *state, struct json_progress *progress) {
+    static const char *const openings[VECTORS] = {
+        "{\"gamma\":", ",\"beta\":", ",\"running_mean\":", ",\"running_var\":"};
+    const double *const vectors[VECTORS] = {state->gamma, state->beta, state->running_mean, state->running_var};
+    while (progress->part < PART_REST) {
+        const double *const values = vectors[progress->part / 2];
+        if (progress->part % 2 == 0) {
+            if (room_of(out) < JSON_REPLY_ROOM) return false;
+            put_text(out, openings[progress->part / 2]);
+            put_text(out, values != NULL ? "[" : "null");
+            progress->next = 0;
+        } else if (values != NULL && !put_values(out, values, state->channels, &progress->next)) {
+            return false;
+        }
+        progress->part++;
+    }
+    if (room_of(out) < JSON_REPLY_ROOM) return false;
+    put_state_rest(out, state);
+    return true;
+}
+
+bool json_end_state(struct buffer *out) {
+    return put_text(out, "\n");
 }
 
 bool json_begin_snapshot(struct buffer *out) {
     return put_text(out, "{\"layers\":{");
 }
 
-bool json_snapshot_state(struct buffer *out, const char *name, const struct msg_state_view *state, size_t index) {
-    return put(out, "%s\"%s\":", index > 0 ? "," : "", name) && put_state(out, state);
+bool json_snapshot_name(struct buffer *out, const char *name, size_t index) {
+    return put(out, "%s\"%s\":", index > 0 ? "," : "", name);
 }
 
 bool json_end_snapshot(struct buffer *out) {

@@ -59,7 +59,7 @@ static const struct setting settings[] = {
     {"max-body", "BYTES", SETTING_SIZE, AT(max_body), KIB, TIB, NULL, "64M",
      "Largest request body; of PUT /v1/snapshot it is the memory budget."},
     {"memory-budget", "BYTES", SETTING_SIZE, AT(memory_budget), KIB * KIB, TIB, NULL, "1G",
-     "Memory for bodies, tensors, replies and kept passes together; the states of all layers have as much again."},
+     "Memory of bodies, tensors, replies, kept passes; the states have as much, and those being sent as much again."},
     {"request-timeout", "SECONDS", SETTING_DURATION, AT(request_timeout_ns), MS, DAY, NULL, "30s",
      "Time of a call from the last byte of its body; the body has as much, and a second for every 4 KiB."},
     {"threads", "N", SETTING_COUNT, AT(threads), 0, 1024, NULL, "0",

@@ -13,19 +13,17 @@
 #include <unistd.h>
 #include <uv.h>
 
-#include "connections.h"
 #include "head.h"
+#include "http_exchange.h"
 #include "log.h"
 #include "routes.h"
 #include "../proto/json.h"
 
-#define SECOND_NS UINT64_C(1000000000)
 #define HEAD_NS (10 * SECOND_NS) // from the connect to the end of the request line, and from there to that of the head
 #define IDLE_NS (75 * SECOND_NS) // from a reply to the end of the next request line
 #define DISCARD_NS (2 * SECOND_NS) // for the rest of a refused body
 #define DISCARD_MAX ((size_t)16 * 1024 * 1024)
 #define FIRST_ROOM ((size_t)256 * 1024) // of a body; it grows as the body arrives
-#define MIN_RATE 4096                   // bytes a second that a body or a reply must make in the long run
 #define CONNECTION_MEMORY ((size_t)64 * 1024)
 #define CONNECTIONS_MAX 10000
 
@@ -37,75 +35,6 @@ struct http {
     char timeout_reply[768];
     size_t timeout_size;
 };
-
-enum stage {
-    STAGE_BODY,    // the body is gathered
-    STAGE_REFUSED, // it is thrown away, the error of the job is the reply
-    STAGE_WORK,    // the job runs, the connection is suspended or about to be resumed
-    STAGE_REPLIED,
-};
-
-// One request. Owned by libmicrohttpd's connection from the first callback to `completed`.
-struct exchange {
-    struct http *http;
-    struct MHD_Connection *connection;
-    struct connection *deadline;
-    struct job *job;
-    enum stage stage;
-    bool has_body, close;
-    size_t received;
-    uint64_t body_began_ns, began_ns;
-    char allow[64];
-    char method[16];
-    int status;
-};
-
-// ---- replies
-
-static bool add_field(struct MHD_Response *response, const char *name, const char *value) {
-    return MHD_add_response_header(response, name, value) == MHD_YES;
-}
-
-static bool add_fields(struct MHD_Response *response, const struct exchange *exchange) {
-    const struct reply *const reply = &exchange->job->reply;
-    const bool has_body = reply->status != 204 && reply->status != 304;
-    // A store that failed leaves open whether the change is kept: it must not be sent again without a look.
-    const bool unknown = exchange->job->error.code == MSG_STORE_FAILED;
-    const bool retry = (reply->status == 503 && !unknown) || reply->status == 429;
-    return (!has_body || add_field(response, "Content-Type", reply->content_type)) &&
-           (reply->etag[0] == '\0' || add_field(response, "ETag", reply->etag)) &&
-           (exchange->allow[0] == '\0' || add_field(response, "Allow", exchange->allow)) &&
-           (!retry || add_field(response, "Retry-After", "1")) &&
-           (!exchange->close || add_field(response, "Connection", "close"));
-}
-
-static uint64_t at_min_rate(size_t bytes) {
-    return (uint64_t)bytes * SECOND_NS / MIN_RATE;
-}
-
-static enum MHD_Result send_reply(struct exchange *exchange) {
-    struct job *const job = exchange->job;
-    struct http *const http = exchange->http;
-    job_finish(job);
-    const bool is_error = job->error.code != MSG_OK;
-    if (is_error) job->reply.etag[0] = '\0';
-    exchange->close = exchange->close || atomic_load(&http->service->draining);
-    exchange->stage = STAGE_REPLIED;
-    exchange->status = job->reply.status;
-    const void *const body = job->reply.fixed_body != NULL ? job->reply.fixed_body : job->reply.body.data;
-    const size_t size = job->reply.fixed_body != NULL ? job->reply.fixed_size : job->reply.body.size;
-    const uint64_t deadline = uv_hrtime() + http->service->request_timeout_ns + at_min_rate(size);
-    if (!connections_enter(http->connections, exchange->deadline, PHASE_REPLY, deadline)) return MHD_NO;
-    // The bytes stay where they are: the job outlives the response.
-    struct MHD_Response *const response =
-        MHD_create_response_from_buffer(size, (void *)(uintptr_t)body, MHD_RESPMEM_PERSISTENT);
-    if (response == NULL) return MHD_NO;
-    enum MHD_Result result = MHD_NO;
-    if (add_fields(response, exchange))
-        result = MHD_queue_response(exchange->connection, (unsigned)job->reply.status, response);
-    MHD_destroy_response(response);
-    return result;
-}
 
 // ---- the head
 
@@ -207,7 +136,7 @@ static struct exchange *exchange_new(struct http *http, struct MHD_Connection *c
     }
     const union MHD_ConnectionInfo *const info =
         MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-    exchange->http = http;
+    exchange->connections = http->connections;
     exchange->connection = connection;
     exchange->deadline = info != NULL ? info->socket_context : NULL;
     if (exchange->deadline == NULL) { // no memory for its deadlines: it would have none
@@ -243,7 +172,7 @@ static enum MHD_Result begin(struct http *http, struct MHD_Connection *connectio
     if (!head_check_framing(&head, path, version, &job->error)) {
         // Where the message ends is not known, so nothing behind its head is read: libmicrohttpd closes after this.
         exchange->close = true;
-        return send_reply(exchange);
+        return exchange_reply(exchange);
     }
     check_request(exchange, &head, method, path);
     const bool refused = job->error.code != MSG_OK;
@@ -253,7 +182,7 @@ static enum MHD_Result begin(struct http *http, struct MHD_Connection *connectio
         buffer_free(&job->body);
         // A reply in this callback closes the socket on unread data, which destroys the reply for a client that sends;
         // one that waits for 100 Continue has sent nothing.
-        if (head_expects_continue(&head, version)) return send_reply(exchange);
+        if (head_expects_continue(&head, version)) return exchange_reply(exchange);
     }
     const uint64_t limit = refused ? DISCARD_NS : http->service->request_timeout_ns;
     const enum phase phase = refused ? PHASE_DISCARD : PHASE_BODY;
@@ -275,7 +204,7 @@ static enum MHD_Result refuse_body(struct exchange *exchange, size_t size) {
     exchange->received = 0;
     buffer_free(&exchange->job->body);
     const uint64_t end = uv_hrtime() + DISCARD_NS;
-    if (!connections_enter(exchange->http->connections, exchange->deadline, PHASE_DISCARD, end)) return MHD_NO;
+    if (!connections_enter(exchange->connections, exchange->deadline, PHASE_DISCARD, end)) return MHD_NO;
     return discard(exchange, size);
 }
 
@@ -293,15 +222,15 @@ static enum MHD_Result take_body(struct exchange *exchange, const char *data, si
         return refuse_body(exchange, size);
     }
     const uint64_t end =
-        exchange->body_began_ns + exchange->http->service->request_timeout_ns + at_min_rate(job->body.size);
-    return connections_enter(exchange->http->connections, exchange->deadline, PHASE_BODY, end) ? MHD_YES : MHD_NO;
+        exchange->body_began_ns + exchange->job->service->request_timeout_ns + exchange_at_min_rate(job->body.size);
+    return connections_enter(exchange->connections, exchange->deadline, PHASE_BODY, end) ? MHD_YES : MHD_NO;
 }
 
 static enum MHD_Result body_complete(struct exchange *exchange) {
-    if (exchange->stage == STAGE_REFUSED || exchange->stage == STAGE_WORK) return send_reply(exchange);
-    if (!connections_enter(exchange->http->connections, exchange->deadline, PHASE_WORK, 0)) return MHD_NO;
+    if (exchange->stage == STAGE_REFUSED || exchange->stage == STAGE_WORK) return exchange_reply(exchange);
+    if (!connections_enter(exchange->connections, exchange->deadline, PHASE_WORK, 0)) return MHD_NO;
     exchange->stage = STAGE_WORK;
-    return job_start(exchange->job, suspend) ? send_reply(exchange) : MHD_YES;
+    return job_start(exchange->job, suspend) ? exchange_reply(exchange) : MHD_YES;
 }
 
 static enum MHD_Result handle(void *context, struct MHD_Connection *connection, const char *path, const char *method,

@@ -7,7 +7,7 @@
 
 #include "log.h"
 #include "routes.h"
-#include "../proto/json.h"
+#include "stream.h"
 
 // Calls that wait for a worker; beyond, they are told to come back. Each holds its body meanwhile.
 #define QUEUE_MAX 256
@@ -54,6 +54,7 @@ void job_free(struct job **job) {
     msg_call_free(&j->call);
     msg_state_free(&j->new_state);
     msg_snapshot_free(&j->snapshot);
+    stream_free(j);
     free(j->versions);
     pass_release(j->pass);
     layer_state_release(j->outcome);
@@ -334,6 +335,7 @@ void job_finish(struct job *job) {
     buffer_free(&job->reply.body);
     job->reply.body.budget = NULL;
     job->reply.fixed_body = NULL;
+    job->reply.more = NULL;
     job->reply.status = msg_codes[job->error.code].status;
     job->reply.content_type = "application/problem+json";
     if (!json_encode_error(&job->reply.body, &job->error))

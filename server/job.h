@@ -17,6 +17,7 @@
 #include "registry.h"
 #include "writer.h"
 #include "../proto/buffer.h"
+#include "../proto/json.h"
 #include "../proto/message.h"
 
 struct route;
@@ -28,6 +29,7 @@ struct job;
 // What all jobs share. Borrowed by every job.
 struct service {
     struct budget *memory;
+    struct budget *sending; // what replies that are being sent hold on to
     struct bn_pool *pool;
     struct registry *registry;
     struct writer *writer;
@@ -45,6 +47,9 @@ struct reply {
     struct buffer body;
     const void *fixed_body; // static text instead of `body`; NULL: none
     size_t fixed_size;
+    // Makes the next piece of a reply that is longer than `body`, in its place; false: there is none. NULL: body is all.
+    // Called on the I/O thread while the reply is sent.
+    bool (*more)(struct job *job);
     char etag[ETAG_MAX]; // empty: none
 };
 
@@ -62,6 +67,17 @@ struct batch {
     bool updated;
     uint64_t version, num_batches_tracked;
     bool tracks;
+};
+
+// States on their way to the client; see stream.h.
+struct stream {
+    struct registry_item *items; // of a snapshot: owned, each state until it was sent; NULL: one state
+    size_t count, next;
+    const struct layer_state *state; // borrowed from the job
+    struct json_progress progress;   // of the state at hand
+    bool named;                      // its name was written
+    bool complete;
+    size_t held, charged; // bytes of states, and what of them is charged to service->sending
 };
 
 enum job_result {
@@ -96,6 +112,7 @@ struct job {
     const struct layer_state *outcome; // the state that the reply shows; referenced
     struct batch batch;
     struct pass *pass; // referenced
+    struct stream stream;
 
     // Hand-over.
     void (*resume)(struct job *job); // set by the server before job_start; called once after suspend, on any thread

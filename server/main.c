@@ -26,7 +26,7 @@ enum exit_status { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_WRONG_SETTING = 2 };
 
 struct server {
     struct config config;
-    struct budget memory;
+    struct budget memory, sending;
     struct store *store;
     struct service service;
     struct http *http;
@@ -94,13 +94,14 @@ static bool start_service(struct server *server) {
     const unsigned available = processors();
     service->threads = config->threads != 0 ? (unsigned)config->threads : available;
     service->memory = &server->memory;
+    service->sending = &server->sending;
     service->max_body = config->max_body;
     service->request_timeout_ns = config->request_timeout_ns;
     service->pool = bn_pool_new(service->threads);
     service->cache = cache_new(config->cache_budget, config->cache_ttl_ns);
     service->queue = job_queue_new(available > 1 ? available : 2);
     if (service->pool == NULL || service->cache == NULL || service->queue == NULL) return false;
-    server->memory.limit = config->memory_budget;
+    server->memory.limit = server->sending.limit = config->memory_budget;
     server->memory.reclaim = cache_reclaim;
     server->memory.context = service->cache;
     service->writer = writer_new(server->store, service->registry, (enum durability)config->durability,

@@ -9,24 +9,12 @@
 #include "ops.h"
 #include "reply.h"
 #include "restore.h"
+#include "stream.h"
 #include "../proto/json.h"
 
 enum job_result ops_get_snapshot(struct job *job) {
-    struct registry_item *items = NULL;
-    struct buffer *const out = &job->reply.body;
     const char *const prefix = job_parameter(job, "prefix");
-    size_t count = 0;
-    bool more = false;
-    if (!registry_list(job->service->registry, prefix != NULL ? prefix : "", NULL, SIZE_MAX, &items, &count, &more))
-        return reply_failed(job);
-    bool ok = json_begin_snapshot(out);
-    for (size_t i = 0; i < count && ok; i++) {
-        const struct msg_state_view view = layer_view(items[i].state);
-        ok = json_snapshot_state(out, items[i].layer->name, &view, i);
-    }
-    ok = ok && json_end_snapshot(out);
-    registry_items_free(&items, count);
-    return reply_with(job, 200, ok);
+    return stream_snapshot(job, prefix != NULL ? prefix : "");
 }
 
 // ---- PUT

@@ -15,8 +15,8 @@ enum job_result reply_with(struct job *job, int status, bool encoded);
 // Sets the entity tag of `state`.
 void reply_etag(struct job *job, const struct layer_state *state);
 
-// Sets the entity tag too. True where If-None-Match names the state: the status is then 304, with the same body, whose
-// length alone is sent.
+// Sets the entity tag too. True where If-None-Match names the state: the status is then 304, whose body is not sent, at
+// most its length.
 bool reply_is_known(struct job *job, const struct layer_state *state);
 
 // Ends the operation with the job's error, or with 503 where there is none: memory was short.

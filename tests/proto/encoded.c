@@ -103,3 +103,40 @@ void expect_names(const json_t *object, const char *expected) {
     }
     assert_string_equal(names, expected);
 }
+
+const struct msg_config any_config = {.given = ~0u,
+                                      .num_features = MSG_CHANNELS_MAX,
+                                      .convention = MSG_CS231N,
+                                      .momentum = 0.30000000000000004,
+                                      .eps = 5e-324,
+                                      .affine = true,
+                                      .track_running_stats = false,
+                                      .channel_axis = -8,
+                                      .dtype = BN_F64,
+                                      .init = MSG_INIT_FIRST_BATCH,
+                                      .nonfinite = MSG_SKIP_UPDATE,
+                                      .single_value = MSG_SINGLE_BETA};
+
+void expect_config(const json_t *json, const struct msg_config *c, double new_weight, int ddof) {
+    expect_names(json, "num_features convention momentum eps affine track_running_stats channel_axis dtype init "
+                       "nonfinite single_value new_weight "
+                       "running_ddof ");
+    expect_integer(json, "num_features", c->num_features);
+    expect_word(json, "convention", msg_convention_words[c->convention]);
+    if (isnan(c->momentum)) {
+        assert_true(json_is_null(json_object_get(json, "momentum")));
+    } else {
+        expect_real(json_number_value(json_object_get(json, "momentum")), c->momentum);
+    }
+    expect_real(json_number_value(json_object_get(json, "eps")), c->eps);
+    assert_int_equal(json_is_true(json_object_get(json, "affine")), c->affine);
+    assert_int_equal(json_is_true(json_object_get(json, "track_running_stats")), c->track_running_stats);
+    expect_integer(json, "channel_axis", c->channel_axis);
+    expect_word(json, "dtype", msg_dtype_words[c->dtype]);
+    expect_word(json, "init", msg_init_words[c->init]);
+    expect_word(json, "nonfinite", msg_nonfinite_words[c->nonfinite]);
+    expect_word(json, "single_value", msg_single_value_words[c->single_value]);
+    assert_int_equal(json_is_null(json_object_get(json, "new_weight")), isnan(new_weight));
+    if (!isnan(new_weight)) expect_real(json_number_value(json_object_get(json, "new_weight")), new_weight);
+    expect_integer(json, "running_ddof", ddof);
+}

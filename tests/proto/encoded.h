@@ -39,4 +39,8 @@ void expect_integer(const json_t *object, const char *name, int64_t expected);
 void expect_word(const json_t *object, const char *name, const char *expected);
 void expect_names(const json_t *object, const char *expected); // of its members in their order, a space behind each
 
+// A configuration whose fields are all as long as they can be, and the check of one in a reply.
+extern const struct msg_config any_config;
+void expect_config(const json_t *json, const struct msg_config *c, double new_weight, int ddof);
+
 #endif

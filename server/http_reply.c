@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// From a job's reply to what libmicrohttpd sends: fields, and the body whole or in pieces.
+#include <string.h>
+#include <uv.h>
+
+#include "http_exchange.h"
+
+#define MIN_RATE 4096             // bytes a second that a body or a reply must make in the long run
+#define BLOCK ((size_t)32 * 1024) // of a reply in pieces to a client that does not take chunks (HTTP/1.0)
+
+static bool add_field(struct MHD_Response *response, const char *name, const char *value) {
+    return MHD_add_response_header(response, name, value) == MHD_YES;
+}
+
+static bool add_fields(struct MHD_Response *response, const struct exchange *exchange) {
+    const struct reply *const reply = &exchange->job->reply;
+    const bool has_body = reply->status != 204 && reply->status != 304;
+    // A store that failed leaves open whether the change is kept: it must not be sent again without a look.
+    const bool unknown = exchange->job->error.code == MSG_STORE_FAILED;
+    const bool retry = (reply->status == 503 && !unknown) || reply->status == 429;
+    return (!has_body || add_field(response, "Content-Type", reply->content_type)) &&
+           (reply->etag[0] == '\0' || add_field(response, "ETag", reply->etag)) &&
+           (exchange->allow[0] == '\0' || add_field(response, "Allow", exchange->allow)) &&
+           (!retry || add_field(response, "Retry-After", "1")) &&
+           (!exchange->close || add_field(response, "Connection", "close"));
+}
+
+uint64_t exchange_at_min_rate(uint64_t bytes) {
+    return bytes / MIN_RATE * SECOND_NS + bytes % MIN_RATE * SECOND_NS / MIN_RATE;
+}
+
+// The reply, or its part up to `bytes`, must be on its way before a moment that follows from its size.
+static bool enter_reply(struct exchange *exchange, uint64_t bytes) {
+    const uint64_t end =
+        exchange->reply_began_ns + exchange->job->service->request_timeout_ns + exchange_at_min_rate(bytes);
+    return connections_enter(exchange->connections, exchange->deadline, PHASE_REPLY, end);
+}
+
+// What libmicrohttpd sends next of a reply in pieces.
+static ssize_t give(void *context, uint64_t position, char *out, size_t room) {
+    struct exchange *const exchange = context;
+    struct job *const job = exchange->job;
+    const struct buffer *const piece = &job->reply.body;
+    if (exchange->given == piece->size) {
+        if (!job->reply.more(job)) return MHD_CONTENT_READER_END_OF_STREAM;
+        exchange->given = 0;
+    }
+    const size_t left = piece->size - exchange->given, size = left < room ? left : room;
+    if (!enter_reply(exchange, position + size)) return MHD_CONTENT_READER_END_WITH_ERROR;
+    memcpy(out, piece->data + exchange->given, size);
+    exchange->given += size;
+    return (ssize_t)size;
+}
+
+// The bytes stay where they are, and the job outlives the response.
+static struct MHD_Response *make_response(struct exchange *exchange, const void *body, size_t size) {
+    if (exchange->job->reply.more == NULL)
+        return MHD_create_response_from_buffer(size, (void *)(uintptr_t)body, MHD_RESPMEM_PERSISTENT);
+    struct MHD_Response *const response =
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK, give, exchange, NULL);
+    // libmicrohttpd 0.9.75 ends chunks that it must not send with an empty one, which would be read as the next reply.
+    const bool head_alone = strcmp(exchange->method, "HEAD") == 0 || exchange->job->reply.status == 304;
+    if (response != NULL && head_alone)
+        MHD_set_response_options(response, MHD_RF_HTTP_1_0_COMPATIBLE_STRICT, MHD_RO_END);
+    return response;
+}
+
+enum MHD_Result exchange_reply(struct exchange *exchange) {
+    struct job *const job = exchange->job;
+    job_finish(job);
+    const bool is_error = job->error.code != MSG_OK;
+    if (is_error) job->reply.etag[0] = '\0';
+    exchange->close = exchange->close || atomic_load(&job->service->draining);
+    exchange->stage = STAGE_REPLIED;
+    exchange->status = job->reply.status;
+    const void *const body = job->reply.fixed_body != NULL ? job->reply.fixed_body : job->reply.body.data;
+    const size_t size = job->reply.fixed_body != NULL ? job->reply.fixed_size : job->reply.body.size;
+    exchange->reply_began_ns = uv_hrtime();
+    if (!enter_reply(exchange, size)) return MHD_NO;
+    struct MHD_Response *const response = make_response(exchange, body, size);
+    if (response == NULL) return MHD_NO;
+    enum MHD_Result result = MHD_NO;
+    if (add_fields(response, exchange))
+        result = MHD_queue_response(exchange->connection, (unsigned)job->reply.status, response);
+    MHD_destroy_response(response);
+    return result;
+}
