@@ -57,7 +57,7 @@ static const struct setting settings[] = {
     {"log-level", "error|warn|info|debug", SETTING_WORD, AT(log_level), 0, 0, level_words, "info",
      "Least severe lines that are written; debug has one for every request."},
     {"max-body", "BYTES", SETTING_SIZE, AT(max_body), KIB, TIB, NULL, "64M",
-     "Largest request body; of PUT /v1/snapshot it is the memory budget."},
+     "Largest request body; where a state or a snapshot is put, it is the memory budget."},
     {"memory-budget", "BYTES", SETTING_SIZE, AT(memory_budget), KIB * KIB, TIB, NULL, "1G",
      "Memory of bodies, tensors, replies, kept passes; the states have as much, and those being sent as much again."},
     {"request-timeout", "SECONDS", SETTING_DURATION, AT(request_timeout_ns), MS, DAY, NULL, "30s",

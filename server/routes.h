@@ -14,7 +14,7 @@ enum route_flag {
     ROUTE_HAS_NAME = 1 << 0,    // {name} in the path is a layer
     ROUTE_NEEDS_LAYER = 1 << 1, // which must exist
     ROUTE_BODY = 1 << 2,        // takes a JSON body, at most --max-body
-    ROUTE_BIG_BODY = 1 << 3,    // which may be as large as the memory budget
+    ROUTE_BIG_BODY = 1 << 3,    // which may be as large as the memory budget, since that of a state follows the layer
     ROUTE_HEAVY = 1 << 4,       // runs on a worker whatever its size
     ROUTE_PROBE = 1 << 5,       // whatever query and Accept say is ignored: a probe cannot always choose what it sends
     ROUTE_NOT_BUILT = 1 << 6,   // of the contract, but not in this build: `run` says so as soon as the head was read

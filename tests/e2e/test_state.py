@@ -263,7 +263,8 @@ def test_snapshot_body_may_exceed_max_body():
         snapshot = client.get("/v1/snapshot")
         assert len(snapshot.body) > 64 * 1024
         assert client.ok("PUT", "/v1/snapshot", snapshot.body)["layers"] == {"wide": 2}
-        wire.problem(client.put(path + "/state", client.get(path + "/state").body), 413, "body_too_large")
+        assert client.ok("PUT", path + "/state", client.get(path + "/state").body)["version"] == 3
+        wire.problem(client.post(path + "/inference", b'{"x":[]}' + b" " * 65536), 413, "body_too_large")
 
 
 # ---- preconditions

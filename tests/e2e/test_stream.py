@@ -98,6 +98,17 @@ def test_state_longer_than_the_budget():
         assert client.infer(path, [[1] * 100_000])["version"] == 5
 
 
+def test_states_are_not_bound_by_max_body():
+    """What GET of a state gives, PUT takes."""
+    with harness.Server("--durability", "none", "--max-body", "64K") as server:
+        client = server.api()
+        path = create(client, "wide", 20_000, 3)
+        text = client.get(path + "/state").body
+        assert len(text) > MIB and client.ok("PUT", path + "/state", text)["version"] == 3
+        assert client.ok("PATCH", path + "/state", text.replace(b',"layer"', b',"layer"'))["version"] == 4
+        wire.problem(client.post(path + "/inference", b'{"x":[]}' + b" " * 65536), 413, "body_too_large")
+
+
 # ---- as HTTP has it
 
 def test_short_ones_have_a_length():
