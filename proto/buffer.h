@@ -35,8 +35,8 @@ struct buffer {
     struct budget *budget; // NULL: not charged
 };
 
-// Makes room for at least `capacity` bytes in all, exactly that many where it must grow: only the difference is charged.
-// False where the budget or the system has no memory; but for `refused` the buffer is as it was then.
+// Makes room for at least `capacity` bytes in all, exactly that many where it must grow: only the difference is
+// charged. False where the budget or the system has no memory; but for `refused` the buffer is as it was then.
 bool buffer_reserve(struct buffer *buffer, size_t capacity);
 
 // Makes room for `more` bytes behind size, growing by half at least, or by less where the budget is almost full.

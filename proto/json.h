@@ -60,9 +60,9 @@ struct json_progress {
     size_t next; // value of a vector
 };
 
-// A state is written piece by piece, so that a large one needs memory for a piece only: appends what comes next, as much
-// as there is room for in `out`, which does not grow. True once the state is complete. With room for JSON_PIECE_MIN
-// something is always written.
+// A state is written piece by piece, so that a large one needs memory for a piece only: appends what comes next, as
+// much as there is room for in `out`, which does not grow. True once the state is complete. With room for
+// JSON_PIECE_MIN something is always written.
 bool json_state_piece(struct buffer *out, const struct msg_state_view *state, struct json_progress *progress);
 #define JSON_PIECE_MIN (2 * JSON_REPLY_ROOM)
 

@@ -70,8 +70,8 @@ void scan_pop(struct scan *scan, size_t length);
 // Reads a tensor in one of the three JSON forms, its elements as `dtype`.
 bool scan_tensor(struct scan *scan, struct tensor *tensor, enum bn_dtype dtype);
 
-// Reads the base64 text of a tensor (what stands between the quotes, which is JSON) whose shape and wire type are known.
-// What is wrong with it is put into the error.
+// Reads the base64 text of a tensor (what stands between the quotes, which is JSON) whose shape and wire type are
+// known. What is wrong with it is put into the error.
 void scan_base64(struct scan *scan, struct tensor *tensor, struct scan_span text);
 
 // The value of the four hexadecimal digits of a \uXXXX that was skipped before.

@@ -47,8 +47,8 @@ struct reply {
     struct buffer body;
     const void *fixed_body; // static text instead of `body`; NULL: none
     size_t fixed_size;
-    // Makes the next piece of a reply that is longer than `body`, in its place; false: there is none. NULL: body is all.
-    // Called on the I/O thread while the reply is sent.
+    // Makes the next piece of a reply that is longer than `body`, in its place; false: there is none. NULL: body is
+    // all. Called on the I/O thread while the reply is sent.
     bool (*more)(struct job *job);
     char etag[ETAG_MAX]; // empty: none
 };
@@ -132,8 +132,8 @@ const char *job_parameter(const struct job *job, const char *name);
 // The job that a change is part of.
 struct job *job_of_change(struct change *change);
 
-// Where memory ran out (memory_full, which says: try again) though not even the whole budget would hold what the job holds
-// and asked for, says that instead (body_too_large).
+// Where memory ran out (memory_full, which says: try again) though not even the whole budget would hold what the job
+// holds and asked for, says that instead (body_too_large).
 void job_judge_memory(struct job *job);
 
 // False where If-Match, or If-None-Match on a method other than GET, does not hold for `state` (NULL: no layer).

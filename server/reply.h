@@ -32,8 +32,8 @@ enum job_result reply_after_commit(struct job *job, bool (*apply)(struct change 
 // under its name.
 const struct layer_state *reply_current(struct job *job, struct txn *txn, bool same_layer);
 
-// For apply: the newest state of the job's layer, which exists, to be changed in place (txn_edit). NULL with the change's
-// error set where there is no memory.
+// For apply: the newest state of the job's layer, which exists, to be changed in place (txn_edit). NULL with the
+// change's error set where there is no memory.
 struct layer_state *reply_edit(struct job *job, struct txn *txn);
 
 // For apply: there is no memory for the change. Returns false.

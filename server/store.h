@@ -27,8 +27,8 @@ struct store;
 #define STORE_WHY_MAX 1024
 
 // Opens or creates the store in the folder `directory`, which is created too. With sync_writes false a commit survives
-// the end of the process, but that of the system may undo the last ones; what is there is whole all the same. False where it cannot, is in use, damaged or newer than this
-// build; `why` names the file and the reason.
+// the end of the process, but that of the system may undo the last ones; what is there is whole all the same. False
+// where it cannot, is in use, damaged or newer than this build; `why` names the file and the reason.
 bool store_open(struct store **store, const char *directory, bool sync_writes, char why[STORE_WHY_MAX]);
 
 // Hands every layer to `each`, by name. It takes over `state`; false from it ends the load. False with `why` where a

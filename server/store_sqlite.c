@@ -291,7 +291,8 @@ static bool open_database(struct store *store, bool sync_writes, char why[STORE_
     const int flags = SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX;
     int rc = sqlite3_open_v2(store->path, &store->db, flags, NULL);
     if (rc != SQLITE_OK) return fail(store, why, store->db != NULL ? sqlite3_errmsg(store->db) : "out of memory");
-    // NORMAL syncs at checkpoints only: a power cut may cost the last commits, but does not damage the file, as OFF can.
+    // NORMAL syncs at checkpoints only: a power cut may cost the last commits, but does not damage the file, as OFF
+    // can.
     const char *const pragmas[] = {"PRAGMA locking_mode = EXCLUSIVE", "PRAGMA journal_mode = WAL",
                                    sync_writes ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = NORMAL",
                                    "PRAGMA wal_autocheckpoint = 4000", "PRAGMA journal_size_limit = 67108864"};

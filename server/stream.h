@@ -4,15 +4,15 @@
 // piece whatever the size of the states. What fits one piece is a reply like others, with its length.
 //
 // States that are being sent stay in memory, though their layers may have moved on. For longer replies they are charged
-// to an account of its own (service->sending), which is as large as the memory budget; when it is full, further ones are
-// refused with 503. A reply that is alone always has room: its charge ends at the account's limit.
+// to an account of its own (service->sending), which is as large as the memory budget; when it is full, further ones
+// are refused with 503. A reply that is alone always has room: its charge ends at the account's limit.
 #ifndef NORMD_SERVER_STREAM_H
 #define NORMD_SERVER_STREAM_H
 
 #include "job.h"
 
-// Makes sure that a state of this configuration can be replied: nothing fails then in stream_state. False with the job's
-// error set.
+// Makes sure that a state of this configuration can be replied: nothing fails then in stream_state. False with the
+// job's error set.
 bool stream_reserve(struct job *job, const struct msg_config *config);
 
 // Replies with a state, for which was reserved. The job must hold a reference to it.

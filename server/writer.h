@@ -29,8 +29,8 @@ struct change {
     uint64_t deadline_ns; // uv_hrtime; passed before it is applied: MSG_DEADLINE
     // Checks first, then edits through txn; on false it has set `error` and edited nothing. Writer thread.
     bool (*apply)(struct change *change, struct txn *txn);
-    // Called exactly once, with error.code MSG_OK where the change is committed. On the writer thread, or on the one that
-    // calls writer_expire; must not block.
+    // Called exactly once, with error.code MSG_OK where the change is committed. On the writer thread, or on the one
+    // that calls writer_expire; must not block.
     void (*done)(struct change *change);
     struct msg_error error;
 };

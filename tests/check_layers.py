@@ -3,7 +3,8 @@
 """Includes, symbols and headers keep to their layers. Prints TAP; run by `make check-layers` after a build.
 
 kernels/ < proto/ < server/ state < server/ service < server/main.c: a file includes only from its own layer and from
-lower ones, and each library of others stays behind the files that wrap it. BUILD names the build folder, CC the compiler.
+lower ones, and each library of others stays behind the files that wrap it. BUILD names the build folder, CC the
+compiler.
 """
 import fnmatch
 import os
@@ -151,7 +152,8 @@ def main():
     checks = [(check.__name__.replace("_", " "), check) for check in (
         libraries_stay_behind_their_wrappers, includes_go_downwards, server_keeps_state_below_service,
         every_layer_of_server_is_found, proto_sees_only_the_public_header_of_kernels, leaves_include_nothing_of_ours,
-        json_t_stays_in_proto, archives_need_nothing_of_higher_layers, exports_have_their_prefix, generated_table_is_what_its_script_makes)]
+        json_t_stays_in_proto, archives_need_nothing_of_higher_layers, exports_have_their_prefix,
+        generated_table_is_what_its_script_makes)]
     checks += [(f"{relative(p)} compiles alone", lambda p=p: header_compiles_alone(p))
                for p in sources() if p.suffix == ".h"]
     print(f"1..{len(checks)}")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Replies with states are sent in pieces: they may be longer than the memory budget, they are of one moment however slow
-the reader is, and what they hold on to is bounded and given back."""
+"""Replies with states are sent in pieces: they may be longer than the memory budget, they are of one moment however
+slow the reader is, and what they hold on to is bounded and given back."""
 import json
 import signal
 import time
@@ -16,7 +16,8 @@ VECTORS = ("gamma", "beta", "running_mean", "running_var")
 def long_state(channels, digit):
     """The text of a state whose values take 20 bytes each; `digit` makes them differ."""
     values = b"[" + b",".join([b"0.%d2345678901234567" % digit] * channels) + b"]"
-    return b"{" + b",".join(b'"%s":%b' % (name.encode(), values) for name in VECTORS) + b',"num_batches_tracked":%d}' % digit
+    vectors = b",".join(b'"%s":%b' % (name.encode(), values) for name in VECTORS)
+    return b"{%b,\"num_batches_tracked\":%d}" % (vectors, digit)
 
 
 def create(client, name, channels, digit=1):

@@ -143,8 +143,8 @@ static void test_growth(void **state) {
 }
 
 // Only the difference is charged when a buffer grows, so that it can fill the budget. Near its end half as much again
-// does not fit, but an eighth or a 64th does; less than that is refused, or a text that grows a value at a time would be
-// copied once a value.
+// does not fit, but an eighth or a 64th does; less than that is refused, or a text that grows a value at a time would
+// be copied once a value.
 static void test_growth_at_limit(void **state) {
     (void)state;
     struct budget budget = {.limit = 1250};

@@ -81,8 +81,8 @@ class Unavailable(NormdError):
 
 
 class StoreFailed(NormdError):
-    """503 store_failed: the store failed, and the server ends. Not an Unavailable, for it is not safe to repeat: the change
-    may or may not be kept. Compare the layer's version once the server runs again.
+    """503 store_failed: the store failed, and the server ends. Not an Unavailable, for it is not safe to repeat: the
+    change may or may not be kept. Compare the layer's version once the server runs again.
     """
 
 
