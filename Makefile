@@ -80,6 +80,8 @@ check-layers: ## includes, symbols and headers keep to their layers
 	@$(MAKE) $(JOBS) all
 	@BUILD=$(BUILD) CC='$(CC)' $(PYTHON) tests/check_layers.py
 
+include kernels/tiers.mk
+
 bench-http: ## requests per second and latency beside a bare libmicrohttpd server
 	@deploy/deps build test bench
 	@$(MAKE) $(JOBS) all $(call programs,$(BENCH))
@@ -111,7 +113,7 @@ clean: ## remove what was built (./data stays)
 	rm -rf $(BUILD)
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1	\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1	\2/p' Makefile $(wildcard */*.mk */*/*.mk) | expand -t 16
 
 # Tests. The factor scales their counts, so that sanitizer builds, 5 to 20 times slower, end in reasonable time.
 check: export NORMD_BIN = $(abspath $(NORMD))
@@ -155,7 +157,7 @@ $(BUILD)/libs: $(BUILD)/cflags
 $(BUILD)/%.o: %.c $(BUILD)/cflags
 	@mkdir -p $(@D)
 	@echo "  CC    $<"
-	$(Q)$(CC) @$(BUILD)/cflags $(CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
+	$(Q)$(CC) @$(BUILD)/cflags $(ISA) $(CFLAGS) $(CPPFLAGS) -MMD -MP -c -o $@ $<
 
 # Whichever file embeds the contract with .incbin: -MMD does not see that.
 $(call objects,$(wildcard proto/openapi.c server/openapi.c server/routes.c)): proto/openapi.yaml

@@ -1,28 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "blocks.h"
 
-#include "pool.h"
-
 enum {
-    RUN_ELEMENTS = 4096,     // of a block of runs, unless one plane is all it holds
-    COLUMN_ROWS = 512,       // of a block of columns
-    ELEMENTWISE_TILE = 8192, // the same for elements alone: whole rows, since pieces of rows halve the speed
-    SHORT_PLANE = 32,        // elements; shorter planes are not worth a block of their own
-    TASK_ELEMENTS = 16384,   // that a thread takes at a time, at least
-    POOL_ELEMENTS = 65536,   // of the smallest tensor that is worth waking threads for
+    SEGMENT = 4096,         // elements of a run's row, at most
+    RUN_ROWS = 5,           // of a block of runs
+    COLUMN_ROWS = 512,      // of a block of columns, planes or joined rows, at most
+    COLUMN_BLOCK = 1 << 17, // elements of a block of columns that has no more than LEAST_ROWS
+    LEAST_ROWS = 128,
+    SHORT_PLANE = 256, // elements; planes up to here are columns
+    PLANES_TILE = 784, // elements of a unit of planes: 16 planes of 7 x 7, 4 of 14 x 14
+    JOINED_ROWS = 64,  // of a block, each of many of the tensor
 };
-
-static size_t min(size_t a, size_t b) {
-    return a < b ? a : b;
-}
-
-static size_t max(size_t a, size_t b) {
-    return a > b ? a : b;
-}
-
-static size_t divide_up(size_t a, size_t b) {
-    return a / b + (a % b != 0);
-}
 
 // *product *= factor; false where it exceeds PTRDIFF_MAX.
 static bool multiply(size_t *product, size_t factor) {
@@ -41,96 +29,137 @@ size_t bn_shape_elements(struct bn_shape shape) {
     return shape.outer == 0 || shape.inner == 0 ? 0 : shape.outer * shape.channels * shape.inner;
 }
 
-static struct bn_cut cut_columns(struct bn_shape shape, size_t rows, size_t tile) {
+static struct bn_cut cut_runs(struct bn_shape shape) {
+    const size_t segments = bn_divide_up(shape.inner, SEGMENT);
+    const size_t chunks = bn_divide_up(shape.inner, BN_CHUNK);
     return (struct bn_cut){
         .shape = shape,
-        .columns = true,
-        .planes = rows,
-        .length = tile,
-        .stride = shape.channels,
-        .across = divide_up(shape.channels, tile),
-        .segments = 1,
-        .per_channel = divide_up(shape.outer, rows),
-    };
-}
-
-static struct bn_cut cut_runs(struct bn_shape shape, size_t planes) {
-    const size_t segments = divide_up(shape.inner, RUN_ELEMENTS);
-    return (struct bn_cut){
-        .shape = shape,
-        .columns = false,
-        .planes = planes,
-        .length = RUN_ELEMENTS,
-        .stride = shape.channels * shape.inner,
-        .across = shape.channels,
+        .layout = BN_RUNS,
+        .unit_channels = 1,
+        .units = shape.channels,
+        .rows = RUN_ROWS,
+        .length = bn_divide_up(chunks, segments) * BN_CHUNK, // alike, so that no short one is left
+        .join = 1,
         .segments = segments,
-        .per_channel = divide_up(shape.outer, planes) * segments,
+        .places = bn_divide_up(shape.outer, RUN_ROWS) * segments,
     };
 }
 
-// A lone channel is one contiguous run, whatever its axes.
-static struct bn_shape fold_lone_channel(struct bn_shape shape) {
-    if (shape.channels != 1) return shape;
-    return (struct bn_shape){.outer = 1, .channels = 1, .inner = shape.outer * shape.inner};
+static struct bn_cut cut_columns(struct bn_shape shape, enum bn_layout layout, size_t unit_channels, size_t rows) {
+    return (struct bn_cut){
+        .shape = shape,
+        .layout = layout,
+        .unit_channels = unit_channels,
+        .units = bn_divide_up(shape.channels, unit_channels),
+        .rows = rows,
+        .join = 1,
+        .segments = 1,
+        .places = bn_divide_up(shape.outer, rows),
+    };
 }
 
-struct bn_cut bn_cut_sums(struct bn_shape shape) {
-    shape = fold_lone_channel(shape);
-    return shape.inner == 1 ? cut_columns(shape, COLUMN_ROWS, BN_COLUMN_TILE)
-                            : cut_runs(shape, max(RUN_ELEMENTS / shape.inner, 1));
+// Rows of a tensor whose channels do not fill lanes, joined to longer ones.
+static struct bn_cut cut_joined(struct bn_shape shape) {
+    const size_t join = BN_SPREAD_COLUMNS / shape.channels;
+    struct bn_cut cut = cut_columns(shape, BN_JOINED, shape.channels, JOINED_ROWS * join);
+    cut.join = join;
+    return cut;
 }
 
-struct bn_cut bn_cut_elementwise(struct bn_shape shape) {
-    shape = fold_lone_channel(shape);
-    if (shape.inner > 1) return cut_runs(shape, shape.inner < SHORT_PLANE ? RUN_ELEMENTS / shape.inner : 1);
-    const size_t tile = min(shape.channels, ELEMENTWISE_TILE);
-    return cut_columns(shape, divide_up(TASK_ELEMENTS, tile), tile);
+struct bn_cut bn_cut_of(struct bn_shape shape) {
+    // A lone channel is one plane, whatever its axes.
+    if (shape.channels == 1) return cut_runs((struct bn_shape){1, 1, shape.outer * shape.inner});
+    if (shape.inner > SHORT_PLANE) return cut_runs(shape);
+    if (shape.inner > 1) return cut_columns(shape, BN_PLANES, PLANES_TILE / shape.inner, COLUMN_ROWS);
+    if (shape.channels % BN_LANES != 0 && shape.channels <= BN_SPREAD_COLUMNS / 2) return cut_joined(shape);
+    const size_t tile = bn_min(shape.channels, BN_UNIT_CHANNELS);
+    const size_t rows = bn_min(bn_max(COLUMN_BLOCK / tile, LEAST_ROWS), COLUMN_ROWS);
+    return cut_columns(shape, BN_COLUMNS, tile, rows);
 }
 
-struct bn_block bn_cut_block(const struct bn_cut *cut, size_t i) {
+struct bn_block bn_cut_rows(const struct bn_cut *cut, size_t unit, size_t first, size_t rows) {
     const struct bn_shape shape = cut->shape;
-    const size_t place = i / cut->across;
-    const size_t beside = i % cut->across;
-    const size_t first_plane = place / cut->segments * cut->planes;
-    const size_t first_element = place % cut->segments * cut->length;
-    const size_t first_channel = cut->columns ? beside * cut->length : beside;
+    const size_t channel = unit * cut->unit_channels;
+    const size_t channels = bn_min(cut->unit_channels, shape.channels - channel);
     return (struct bn_block){
-        .offset = (first_plane * shape.channels + first_channel) * shape.inner + first_element,
-        .planes = min(cut->planes, shape.outer - first_plane),
-        .length = min(cut->length, cut->columns ? shape.channels - first_channel : shape.inner - first_element),
-        .channel = first_channel,
-        .partial = place * shape.channels + first_channel,
+        .offset = (first * shape.channels + channel) * shape.inner,
+        .rows = {.rows = bn_min(rows, shape.outer - first),
+                 .length = channels * shape.inner,
+                 .stride = shape.channels * shape.inner},
+        .channel = channel,
+        .channels = channels,
     };
+}
+
+struct bn_block bn_cut_block(const struct bn_cut *cut, size_t unit, size_t place) {
+    struct bn_block block = bn_cut_rows(cut, unit, place / cut->segments * cut->rows, cut->rows);
+    if (cut->segments == 1) return block;
+    const size_t first = place % cut->segments * cut->length;
+    block.offset += first;
+    block.rows.length = bn_min(cut->length, cut->shape.inner - first);
+    return block;
 }
 
 size_t bn_cut_values(const struct bn_cut *cut, size_t place) {
-    const struct bn_block block = bn_cut_block(cut, place * cut->across);
-    return cut->columns ? block.planes : block.planes * block.length;
+    const struct bn_block block = bn_cut_block(cut, 0, place);
+    return bn_block_values(&block);
 }
 
-struct share {
-    const struct bn_cut *cut;
-    void (*task)(void *context, const struct bn_block *block);
-    void *context;
-    size_t blocks;
-    size_t blocks_per_task;
-};
+size_t bn_block_views(struct bn_view views[2], const struct bn_cut *cut, const struct bn_block *block) {
+    views[0] = (struct bn_view){block->offset, block->rows};
+    if (cut->layout != BN_JOINED) return 1;
+    const size_t channels = block->channels, joined = block->rows.rows / cut->join;
+    const size_t length = cut->join * channels, rest = block->rows.rows % cut->join * channels;
+    size_t count = 0;
+    if (joined > 0) views[count++] = (struct bn_view){block->offset, {joined, length, length}};
+    if (rest > 0) views[count++] = (struct bn_view){block->offset + joined * length, {1, rest, rest}};
+    return count;
+}
 
-static void run_share(void *context, size_t i) {
-    const struct share *const share = context;
-    const size_t first = i * share->blocks_per_task;
-    const size_t end = min(first + share->blocks_per_task, share->blocks);
-    for (size_t j = first; j < end; j++) {
-        const struct bn_block block = bn_cut_block(share->cut, j);
-        share->task(share->context, &block);
+// Copies of a channel's number side by side, and copies of the whole vector one after another.
+static size_t beside(const struct bn_cut *cut) {
+    return cut->layout == BN_PLANES ? cut->shape.inner : 1;
+}
+
+static size_t repeats(const struct bn_cut *cut, const struct bn_block *block) {
+    return cut->layout == BN_JOINED ? bn_min(cut->join, block->rows.rows) : 1;
+}
+
+void bn_spread_floats(float *columns, const float *channels, const struct bn_cut *cut, const struct bn_block *block) {
+    for (size_t r = 0; r < repeats(cut, block); r++) {
+        for (size_t c = 0; c < block->channels; c++) {
+            for (size_t i = 0; i < beside(cut); i++) *columns++ = channels[c];
+        }
     }
 }
 
-void bn_cut_for(const struct bn_cut *cut, struct bn_pool *pool,
-                void (*task)(void *context, const struct bn_block *block), void *context) {
-    const size_t blocks = cut->per_channel * cut->across;
-    const size_t elements = bn_shape_elements(cut->shape);
-    const size_t blocks_per_task = elements < POOL_ELEMENTS ? blocks : divide_up(TASK_ELEMENTS, elements / blocks);
-    struct share share = {cut, task, context, blocks, blocks_per_task};
-    pool_for(pool, divide_up(blocks, blocks_per_task), run_share, &share);
+void bn_spread_doubles(double *columns, const double *channels, const struct bn_cut *cut,
+                       const struct bn_block *block) {
+    for (size_t r = 0; r < repeats(cut, block); r++) {
+        for (size_t c = 0; c < block->channels; c++) {
+            for (size_t i = 0; i < beside(cut); i++) *columns++ = channels[c];
+        }
+    }
+}
+
+static double fold_plane(const double *plane, size_t n) {
+    double lanes[BN_LANES] = {0};
+    size_t i = 0;
+    for (; i + BN_LANES <= n; i += BN_LANES) {
+        for (size_t j = 0; j < BN_LANES; j++) lanes[j] += plane[i + j];
+    }
+    for (size_t j = 0; i + j < n; j++) lanes[j] += plane[i + j];
+    for (size_t width = BN_LANES / 2; width > 0; width /= 2) {
+        for (size_t j = 0; j < width; j++) lanes[j] += lanes[j + width];
+    }
+    return lanes[0];
+}
+
+void bn_fold(double *channels, const double *columns, const struct bn_cut *cut, const struct bn_block *block) {
+    const size_t inner = cut->shape.inner;
+    for (size_t c = 0; c < block->channels; c++)
+        channels[c] = cut->layout == BN_PLANES ? fold_plane(columns + c * inner, inner) : columns[c];
+    for (size_t r = 1; r < repeats(cut, block); r++) {
+        for (size_t c = 0; c < block->channels; c++) channels[c] += columns[r * block->channels + c];
+    }
 }

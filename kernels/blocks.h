@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// How a tensor is cut into blocks, and how blocks are shared out among threads. The cut comes from the shape alone, so
-// that results merged in block order have the same bits for every pool and tier. Internal to kernels/.
+// How a tensor is cut into blocks for sums. The cut comes from the shape alone, so that results merged in the order of
+// places have the same bits for every pool, schedule and tier. Internal to kernels/.
+//
+// A unit is one channel or a few neighbours that are worked on together; the values of a unit lie in `places` blocks.
 #ifndef NORMD_KERNELS_BLOCKS_H
 #define NORMD_KERNELS_BLOCKS_H
 
@@ -11,29 +13,42 @@
 #include "bn.h"
 #include "tiers.h"
 
-// Channels of a block of columns that sums are taken over, at most. Changes no bits: every column has its own sums.
-enum { BN_COLUMN_TILE = 128 };
+enum {
+    BN_UNIT_CHANNELS = 2048,  // of a unit, at most
+    BN_SPREAD_COLUMNS = 1024, // elements side by side in a unit of planes or joined rows, at most
+};
 
-// A block of a cut by runs is `planes` stretches of `length` elements, all of one channel: whole planes, or a segment
-// of one plane. A block of a cut by columns (inner == 1) is `planes` rows of `length` channels side by side.
-// Either way stretches are cut.stride elements apart.
-struct bn_block {
-    size_t offset; // of its first element in the tensor
-    size_t planes;
-    size_t length;
-    size_t channel; // the first one
-    size_t partial; // entry of that channel in arrays [cut.per_channel][channels]; further channels follow
+// For large scratch arrays: the build zeroes automatic variables, which would cost more than a small call does.
+#if defined(__has_attribute) && __has_attribute(uninitialized)
+#define BN_SCRATCH __attribute__((uninitialized))
+#else
+#define BN_SCRATCH
+#endif
+
+enum bn_layout {
+    BN_RUNS,    // long planes: a unit is a channel, a row of a block is a segment of one plane
+    BN_COLUMNS, // inner == 1: a unit is a tile of channels, each a column
+    BN_PLANES,  // short planes: a unit is a group of channels, each position of their planes a column
+    BN_JOINED,  // inner == 1, channels that do not fill lanes: `join` rows are one, a unit is all channels
 };
 
 struct bn_cut {
-    struct bn_shape shape;
-    bool columns;
-    size_t planes; // of a block, at most
-    size_t length; // of a block, at most
-    size_t stride;
-    size_t across;      // blocks side by side that share the place in merge order: channels, or tiles of columns
-    size_t segments;    // that each plane is cut into; 1 where blocks have whole planes
-    size_t per_channel; // blocks of each channel, in merge order
+    struct bn_shape shape; // {1, 1, n} for a lone channel
+    enum bn_layout layout;
+    size_t unit_channels; // at most; the last unit may have fewer
+    size_t units;
+    size_t rows;     // of a block, at most
+    size_t length;   // RUNS: of a segment, at most
+    size_t join;     // JOINED: rows of the tensor that are one row of columns; otherwise 1
+    size_t segments; // RUNS: that each plane is cut into
+    size_t places;   // blocks of each unit, in merge order: after rows, then segments
+};
+
+struct bn_block {
+    size_t offset; // of its first element in the tensor
+    struct bn_rows rows;
+    size_t channel; // the first one
+    size_t channels;
 };
 
 // Whether the shape has channels, and neither its elements of dtype nor a double per channel exceed PTRDIFF_MAX bytes.
@@ -42,35 +57,57 @@ bool bn_shape_valid(struct bn_shape shape, enum bn_dtype dtype);
 // Elements of a valid shape.
 size_t bn_shape_elements(struct bn_shape shape);
 
-// The cut that sums are taken over. The shape is valid and not empty.
-struct bn_cut bn_cut_sums(struct bn_shape shape);
+// The cut of a shape that is valid and not empty.
+struct bn_cut bn_cut_of(struct bn_shape shape);
 
-// The cut for passes that handle each element alone, where bits do not depend on the cut. As above.
-struct bn_cut bn_cut_elementwise(struct bn_shape shape);
+// A block of a unit, place in [0, cut->places).
+struct bn_block bn_cut_block(const struct bn_cut *cut, size_t unit, size_t place);
 
-// Block i of per_channel * across.
-struct bn_block bn_cut_block(const struct bn_cut *cut, size_t i);
+// Rows [first, first + rows) of a unit, whole.
+struct bn_block bn_cut_rows(const struct bn_cut *cut, size_t unit, size_t first, size_t rows);
 
-// Values per channel in the blocks at place `place` of the merge order.
+// Values per channel in the blocks at `place`.
 size_t bn_cut_values(const struct bn_cut *cut, size_t place);
 
-// Runs task(context, block) once for every block, on the threads of the pool where that pays; returns when all have
-// ended. Any order.
-void bn_cut_for(const struct bn_cut *cut, struct bn_pool *pool,
-                void (*task)(void *context, const struct bn_block *block), void *context);
+// A block as slots see it. All but BN_JOINED have one view; joined rows may leave a rest, which is a row of its own and
+// shares its columns with the first ones.
+struct bn_view {
+    size_t offset;
+    struct bn_rows rows;
+};
 
-// The run of a block of a cut by runs.
-static inline struct bn_run bn_block_run(const struct bn_cut *cut, const struct bn_block *block) {
-    return (struct bn_run){.planes = block->planes, .length = block->length, .stride = cut->stride};
+// Returns how many views there are, 1 or 2.
+size_t bn_block_views(struct bn_view views[2], const struct bn_cut *cut, const struct bn_block *block);
+
+// Whether a channel of a block has several columns, so that numbers of channels have to be spread over them and sums of
+// columns folded into those of channels.
+static inline bool bn_cut_spreads(const struct bn_cut *cut) {
+    return cut->layout == BN_PLANES || cut->layout == BN_JOINED;
 }
 
-// Address of element `index` of a tensor.
-static inline const void *bn_element(const void *x, enum bn_dtype dtype, size_t index) {
-    return (const char *)x + index * bn_dtype_size(dtype);
+// columns[j] = the entry of column j's channel, for the first view of a block of a cut that spreads.
+void bn_spread_floats(float *columns, const float *channels, const struct bn_cut *cut, const struct bn_block *block);
+void bn_spread_doubles(double *columns, const double *channels, const struct bn_cut *cut, const struct bn_block *block);
+
+// The reverse for sums. Planes: position i of a plane goes to lane i % BN_LANES, in order, and the lanes are added up as
+// a tree. Joined rows: one after another.
+void bn_fold(double *channels, const double *columns, const struct bn_cut *cut, const struct bn_block *block);
+
+// Values per channel in a block.
+static inline size_t bn_block_values(const struct bn_block *block) {
+    return block->rows.rows * (block->rows.length / block->channels);
 }
 
-static inline double bn_value(const void *x, enum bn_dtype dtype, size_t index) {
-    return dtype == BN_F32 ? (double)((const float *)x)[index] : ((const double *)x)[index];
+static inline size_t bn_min(size_t a, size_t b) {
+    return a < b ? a : b;
+}
+
+static inline size_t bn_max(size_t a, size_t b) {
+    return a > b ? a : b;
+}
+
+static inline size_t bn_divide_up(size_t a, size_t b) {
+    return a / b + (a % b != 0);
 }
 
 #endif

@@ -3,38 +3,36 @@
 // Statistics and normalization. Gradients are in gradient.c.
 #include "bn.h"
 
-#include <float.h>
 #include <math.h>
 #include <string.h>
 
 #include "blocks.h"
 #include "coefficients.h"
+#include "schedule.h"
 #include "tiers.h"
 
 size_t bn_dtype_size(enum bn_dtype dtype) {
-    return dtype == BN_F32 ? sizeof(float) : sizeof(double);
+    static const unsigned char sizes[] = {[BN_F32] = 4, [BN_F64] = 8, [BN_F16] = 2, [BN_BF16] = 2};
+    return sizes[dtype];
 }
 
 size_t bn_first_nonfinite(const void *x, size_t n, enum bn_dtype dtype) {
     return tier_slots(dtype)->first_nonfinite(x, n);
 }
 
-// One pass over x. Entries of delta and m2, [place in merge order][channel], describe the values of a channel in one
-// block: delta is their mean less the channel's first value x0, m2 the sum of squared distances from their mean.
-// Means are relative to x0 so that a common offset costs no bits.
-struct statistics_pass {
+// A call. Until a channel is finished stats->mean holds its mean less its first value x0, so that a common offset costs
+// no bits.
+struct forward {
     const struct bn_slots *slots;
-    const void *x;
     enum bn_dtype dtype;
     struct bn_cut cut;
-    double *delta;
-    double *m2;
+    const struct bn_stats *stats; // NULL: x is normalized with norm as it is
+    struct bn_norm norm;          // with stats: gamma, beta and eps
+    struct bn_operands whole;     // the tensors; y NULL: only statistics are wanted
+    struct bn_table *table;
 };
 
-// Index of the first value of a channel, in any shape.
-static size_t first_of(const struct bn_cut *cut, size_t channel) {
-    return channel * cut->shape.inner;
-}
+// ---- statistics
 
 // Q - S * S / n, where rounding does not make it negative and overflow leaves no NaN behind.
 static double centered(double sum, double sumsq, double n) {
@@ -43,47 +41,97 @@ static double centered(double sum, double sumsq, double n) {
     return fmax(sumsq - square, 0);
 }
 
-static void statistics_of_block(void *context, const struct bn_block *block) {
-    const struct statistics_pass *const pass = context;
-    const void *const x = bn_element(pass->x, pass->dtype, block->offset);
-    double *const delta = pass->delta + block->partial;
-    double *const m2 = pass->m2 + block->partial;
-    size_t channels = 1;
-    double n;
-    if (pass->cut.columns) {
-        channels = block->length;
-        n = (double)block->planes;
-        pass->slots->sums_columns(delta, m2, x, block->planes, channels, pass->cut.stride);
-    } else {
-        double sums[2];
-        n = (double)(block->planes * block->length);
-        pass->slots->sums_run(sums, x, bn_block_run(&pass->cut, block), bn_value(x, pass->dtype, 0));
-        delta[0] = sums[0];
-        m2[0] = sums[1];
+// The first value of a channel, in any shape.
+static double first_value(const struct forward *f, size_t channel) {
+    return bn_value(f->whole.x, f->dtype, channel * f->cut.shape.inner);
+}
+
+// The pivots of a block's channels, each its first value there, as real and spread over columns.
+static void set_pivots(double *pivots, const struct forward *f, const struct bn_block *block) {
+    BN_SCRATCH double values[BN_UNIT_CHANNELS];
+    float *const narrow = (float *)(void *)(bn_cut_spreads(&f->cut) ? values : pivots);
+    double *const wide = bn_cut_spreads(&f->cut) ? values : pivots;
+    for (size_t c = 0; c < block->channels; c++) {
+        const double pivot = bn_value(f->whole.x, f->dtype, block->offset + c * f->cut.shape.inner);
+        if (f->dtype == BN_F64)
+            wide[c] = pivot;
+        else
+            narrow[c] = (float)pivot;
     }
-    for (size_t j = 0; j < channels; j++) {
-        const double pivot = bn_value(x, pass->dtype, j);
-        const double x0 = bn_value(pass->x, pass->dtype, first_of(&pass->cut, block->channel + j));
-        m2[j] = centered(delta[j], m2[j], n);
-        delta[j] = (pivot - x0) + delta[j] / n;
+    if (!bn_cut_spreads(&f->cut)) return;
+    if (f->dtype == BN_F64)
+        bn_spread_doubles(pivots, wide, &f->cut, block);
+    else
+        bn_spread_floats((float *)(void *)pivots, narrow, &f->cut, block);
+}
+
+static void view_sums(const struct forward *f, const struct bn_view *view, const void *pivots, double *sum,
+                      double *sumsq) {
+    f->slots->sums_columns(sum, sumsq, bn_element(f->whole.x, f->dtype, view->offset), view->rows, pivots);
+}
+
+static void add(double *to, const double *from, size_t n) {
+    for (size_t i = 0; i < n; i++) to[i] += from[i];
+}
+
+static void spread_sums(const struct forward *f, const struct bn_block *block, const void *pivots, double *sum,
+                        double *sumsq) {
+    BN_SCRATCH double columns[2][BN_SPREAD_COLUMNS], more[2][BN_SPREAD_COLUMNS];
+    struct bn_view views[2];
+    const size_t count = bn_block_views(views, &f->cut, block);
+    view_sums(f, &views[0], pivots, columns[0], columns[1]);
+    if (count == 2) {
+        view_sums(f, &views[1], pivots, more[0], more[1]);
+        add(columns[0], more[0], views[1].rows.length);
+        add(columns[1], more[1], views[1].rows.length);
+    }
+    bn_fold(sum, columns[0], &f->cut, block);
+    bn_fold(sumsq, columns[1], &f->cut, block);
+}
+
+static void block_sums(const struct forward *f, const struct bn_block *block, double *sum, double *sumsq) {
+    const void *const x = bn_element(f->whole.x, f->dtype, block->offset);
+    if (f->cut.layout == BN_RUNS) {
+        double sums[2];
+        f->slots->sums_run(sums, x, block->rows, bn_value(x, f->dtype, 0));
+        sum[0] = sums[0];
+        sumsq[0] = sums[1];
+        return;
+    }
+    // Row 0 is its own pivots, where its type is the one that is computed in.
+    if (f->cut.layout == BN_COLUMNS && (f->dtype == BN_F32 || f->dtype == BN_F64)) {
+        f->slots->sums_columns(sum, sumsq, x, block->rows, x);
+        return;
+    }
+    BN_SCRATCH double pivots[BN_UNIT_CHANNELS];
+    set_pivots(pivots, f, block);
+    if (bn_cut_spreads(&f->cut))
+        spread_sums(f, block, pivots, sum, sumsq);
+    else
+        f->slots->sums_columns(sum, sumsq, x, block->rows, pivots);
+}
+
+// Mean less x0, and m2, of each channel of a block.
+static void statistics_of_block(void *context, const struct bn_block *block, double *delta, double *m2) {
+    const struct forward *const f = context;
+    const size_t apart = f->cut.layout == BN_RUNS ? 0 : f->cut.shape.inner; // from channel to channel
+    const double n = (double)bn_block_values(block);
+    block_sums(f, block, delta, m2);
+    for (size_t c = 0; c < block->channels; c++) {
+        const double pivot = bn_value(f->whole.x, f->dtype, block->offset + c * apart);
+        m2[c] = centered(delta[c], m2[c], n);
+        delta[c] = (pivot - first_value(f, block->channel + c)) + delta[c] / n;
     }
 }
 
-// Folds the blocks of every channel into place 0, in order: Chan, Golub, LeVeque, eq. 2.1b.
-static void merge_blocks(const struct statistics_pass *pass) {
-    const size_t channels = pass->cut.shape.channels;
-    double n = (double)bn_cut_values(&pass->cut, 0);
-    for (size_t place = 1; place < pass->cut.per_channel; place++) {
-        const double *const delta = pass->delta + place * channels;
-        const double *const m2 = pass->m2 + place * channels;
-        const double more = (double)bn_cut_values(&pass->cut, place);
-        const double weight = more / (n + more);
-        for (size_t c = 0; c < channels; c++) {
-            const double apart = delta[c] - pass->delta[c];
-            pass->delta[c] += apart * weight;
-            pass->m2[c] += m2[c] + apart * apart * (n * weight);
-        }
-        n += more;
+// Chan, Golub, LeVeque, eq. 2.1b.
+static void merge_statistics(double *delta, double *m2, double n, const double *more_delta, const double *more_m2,
+                             double more_n, size_t channels) {
+    const double weight = more_n / (n + more_n);
+    for (size_t c = 0; c < channels; c++) {
+        const double apart = more_delta[c] - delta[c];
+        delta[c] += apart * weight;
+        m2[c] += more_m2[c] + apart * apart * (n * weight);
     }
 }
 
@@ -95,91 +143,142 @@ static void two_sum(double *hi, double *lo, double a, double b) {
     *hi = sum;
 }
 
+// An infinity gives an infinite or a NaN mean by where it stands; m2 alone is infinite where finite values overflow.
+static void unify_nonfinite(const struct bn_stats *stats, size_t c) {
+    if (!isfinite(stats->mean[c]) || isnan(stats->m2[c])) stats->mean[c] = stats->mean_lo[c] = stats->m2[c] = NAN;
+}
+
+void bn_stats_merge(struct bn_stats *into, const struct bn_stats *more, size_t channels) {
+    if (more->count == 0) return;
+    const double n = (double)into->count, more_n = (double)more->count;
+    const double weight = more_n / (n + more_n);
+    for (size_t c = 0; c < channels; c++) {
+        const double apart = (more->mean[c] - into->mean[c]) + (more->mean_lo[c] - into->mean_lo[c]);
+        // A part alone keeps its bits.
+        const double step = into->count == 0 ? more->mean[c] : apart * weight + into->mean_lo[c];
+        const double mean = into->count == 0 ? more->mean_lo[c] : into->mean[c];
+        two_sum(&into->mean[c], &into->mean_lo[c], mean, step);
+        into->m2[c] = into->count == 0 ? more->m2[c] : into->m2[c] + (more->m2[c] + apart * apart * (n * weight));
+        unify_nonfinite(into, c);
+    }
+    into->count += more->count;
+}
+
+// ---- normalization
+
+static void set_channel(struct forward *f, size_t c, double mean, double mean_lo, double var, bool constant) {
+    const double invstd = bn_invstd(var, f->norm.eps);
+    bn_table_set_mean(f->table, c, mean, mean_lo);
+    bn_table_set(f->table, BN_SCALE, c, bn_scale(bn_entry_or(f->norm.gamma, c, 1), invstd, constant, f->dtype));
+    bn_table_set(f->table, BN_BETA, c, bn_entry_or(f->norm.beta, c, 0));
+}
+
+static void finish_statistics(void *context, size_t channel, size_t channels) {
+    struct forward *const f = context;
+    const struct bn_stats *const stats = f->stats;
+    for (size_t c = channel; c < channel + channels; c++) {
+        two_sum(&stats->mean[c], &stats->mean_lo[c], first_value(f, c), stats->mean[c]);
+        unify_nonfinite(stats, c);
+        const double var = stats->m2[c] / (double)stats->count;
+        if (f->whole.y) set_channel(f, c, stats->mean[c], stats->mean_lo[c], var, var == 0);
+    }
+}
+
+static void set_given(void *context, size_t channel, size_t channels) {
+    struct forward *const f = context;
+    const struct bn_norm *const norm = &f->norm;
+    for (size_t c = channel; c < channel + channels; c++) {
+        const bool own = norm->mean_lo != NULL;
+        set_channel(f, c, norm->mean[c], bn_entry_or(norm->mean_lo, c, 0), norm->var[c], own && norm->var[c] == 0);
+    }
+}
+
+static void normalize_block(void *context, const struct bn_block *block) {
+    const struct forward *const f = context;
+    BN_SCRATCH struct bn_spread spread;
+    const struct bn_coefficients k = bn_table_of_block(f->table, BN_SHIFT, &f->cut, block, &spread);
+    struct bn_view views[2];
+    const size_t count = bn_block_views(views, &f->cut, block);
+    for (size_t i = 0; i < count; i++) {
+        struct bn_operands op = f->whole;
+        op.x = bn_element(op.x, f->dtype, views[i].offset);
+        op.z = bn_element(op.z, f->dtype, views[i].offset);
+        op.y = bn_element_out(op.y, f->dtype, views[i].offset);
+        if (f->cut.layout == BN_RUNS)
+            f->slots->normalize_run(&op, views[i].rows, &k);
+        else
+            f->slots->normalize_columns(&op, views[i].rows, &k);
+    }
+}
+
+static void set_post(struct bn_operands *op, const struct bn_post *post) {
+    if (!post) return;
+    op->z = post->residual;
+    op->relu = post->activation == BN_RELU;
+}
+
+static enum bn_status run(struct forward *f, struct bn_shape shape, struct bn_pool *pool) {
+    BN_SCRATCH struct bn_table table;
+    f->table = &table;
+    f->slots = tier_slots(f->dtype);
+    f->cut = bn_cut_of(shape);
+    f->whole.stream = bn_streams(bn_shape_elements(shape), f->dtype);
+    if (f->whole.y && !bn_table_take(f->table, f->dtype, shape.channels)) return BN_NO_MEMORY;
+    struct bn_pass pass = {
+        .context = f,
+        .cut = f->cut,
+        .bytes = bn_dtype_size(f->dtype) * (f->whole.z ? 2 : 1),
+        .finish = f->stats ? finish_statistics : set_given,
+        .apply = f->whole.y ? normalize_block : NULL,
+    };
+    if (f->stats) {
+        pass.sums = statistics_of_block;
+        pass.merge = merge_statistics;
+        pass.a = f->stats->mean;
+        pass.b = f->stats->m2;
+    }
+    const enum bn_status status = bn_pass_run(&pass, pool);
+    if (f->whole.y) bn_table_free(f->table);
+    return status;
+}
+
+// ---- the calls
+
+// True where x is empty: all statistics are 0.
+static bool set_count(struct bn_stats *stats, struct bn_shape shape) {
+    stats->count = bn_shape_elements(shape) / shape.channels;
+    if (stats->count > 0) return false;
+    memset(stats->mean, 0, shape.channels * sizeof(double));
+    memset(stats->mean_lo, 0, shape.channels * sizeof(double));
+    memset(stats->m2, 0, shape.channels * sizeof(double));
+    return true;
+}
+
 enum bn_status bn_statistics(struct bn_stats *stats, const void *x, enum bn_dtype dtype, struct bn_shape shape,
                              struct bn_pool *pool) {
     if (!bn_shape_valid(shape, dtype)) return BN_BAD_SHAPE;
-    const size_t channels = shape.channels;
-    stats->count = bn_shape_elements(shape) / channels;
-    if (stats->count == 0) {
-        memset(stats->mean, 0, channels * sizeof(double));
-        memset(stats->mean_lo, 0, channels * sizeof(double));
-        memset(stats->m2, 0, channels * sizeof(double));
-        return BN_OK;
-    }
-    struct statistics_pass pass = {
-        .slots = tier_slots(dtype),
-        .x = x,
-        .dtype = dtype,
-        .cut = bn_cut_sums(shape),
-        .delta = stats->mean, // one block per channel: no scratch
-        .m2 = stats->m2,
-    };
-    struct bn_room room;
-    room.allocated = NULL;
-    if (pass.cut.per_channel > 1) {
-        if (!bn_room_take(&room, 2 * pass.cut.per_channel, channels)) return BN_NO_MEMORY;
-        pass.delta = room.doubles;
-        pass.m2 = room.doubles + pass.cut.per_channel * channels;
-    }
-    bn_cut_for(&pass.cut, pool, statistics_of_block, &pass);
-    merge_blocks(&pass);
-    for (size_t c = 0; c < channels; c++) {
-        two_sum(&stats->mean[c], &stats->mean_lo[c], bn_value(x, dtype, first_of(&pass.cut, c)), pass.delta[c]);
-        stats->m2[c] = pass.m2[c];
-        // An infinity gives an infinite or a NaN mean by where it stands; m2 alone is infinite where finite values
-        // overflow.
-        if (!isfinite(stats->mean[c]) || isnan(stats->m2[c])) stats->mean[c] = stats->mean_lo[c] = stats->m2[c] = NAN;
-    }
-    bn_room_free(&room);
-    return BN_OK;
-}
-
-struct normalize_pass {
-    const struct bn_slots *slots;
-    char *y;
-    const void *x;
-    enum bn_dtype dtype;
-    struct bn_cut cut;
-    struct bn_coefficients coefficients;
-};
-
-static void normalize_block(void *context, const struct bn_block *block) {
-    const struct normalize_pass *const pass = context;
-    const void *const x = bn_element(pass->x, pass->dtype, block->offset);
-    void *const y = pass->y + block->offset * bn_dtype_size(pass->dtype);
-    if (pass->cut.columns)
-        pass->slots->normalize_columns(y, x, block->planes, block->length, pass->cut.stride, &pass->coefficients,
-                                       block->channel);
-    else
-        pass->slots->normalize_run(y, x, bn_block_run(&pass->cut, block), &pass->coefficients, block->channel);
-}
-
-// With an eps below 1e-77 the scale of a constant channel leaves the range of float, and 0 * infinity is NaN where y is
-// beta. Only batch statistics (they have mean_lo) say that a channel is constant; a running variance of 0 does not.
-static double normalize_scale(const struct bn_norm *norm, enum bn_dtype dtype, size_t c) {
-    const double scale = bn_scale(norm, c);
-    const bool constant = norm->mean_lo != NULL && norm->var[c] == 0;
-    return dtype == BN_F32 && constant && isfinite(scale) ? fmin(fmax(scale, -FLT_MAX), FLT_MAX) : scale;
+    if (set_count(stats, shape)) return BN_OK;
+    struct forward f = {.dtype = dtype, .stats = stats, .whole = {.x = x}};
+    return run(&f, shape, pool);
 }
 
 enum bn_status bn_normalize(void *y, const void *x, enum bn_dtype dtype, struct bn_shape shape,
-                            const struct bn_norm *norm, struct bn_pool *pool) {
+                            const struct bn_norm *norm, const struct bn_post *post, struct bn_pool *pool) {
     if (!bn_shape_valid(shape, dtype)) return BN_BAD_SHAPE;
     if (bn_shape_elements(shape) == 0) return BN_OK;
-    struct bn_room room;
-    if (!bn_room_take(&room, BN_COEFFICIENT_ROWS, shape.channels)) return BN_NO_MEMORY;
-    struct normalize_pass pass = {
-        .slots = tier_slots(dtype),
-        .y = y,
-        .x = x,
-        .dtype = dtype,
-        .cut = bn_cut_elementwise(shape),
-        .coefficients = bn_room_coefficients(&room),
-    };
-    for (size_t c = 0; c < shape.channels; c++)
-        pass.slots->set_coefficients(&pass.coefficients, c, norm->mean[c], bn_entry_or(norm->mean_lo, c, 0),
-                                     normalize_scale(norm, dtype, c), bn_entry_or(norm->beta, c, 0), 0);
-    bn_cut_for(&pass.cut, pool, normalize_block, &pass);
-    bn_room_free(&room);
-    return BN_OK;
+    struct forward f = {.dtype = dtype, .norm = *norm, .whole = {.x = x, .y = y}};
+    set_post(&f.whole, post);
+    return run(&f, shape, pool);
+}
+
+enum bn_status bn_train_forward(void *y, struct bn_stats *stats, const void *x, enum bn_dtype dtype,
+                                struct bn_shape shape, const double *gamma, const double *beta, double eps,
+                                const struct bn_post *post, struct bn_pool *pool) {
+    if (!bn_shape_valid(shape, dtype)) return BN_BAD_SHAPE;
+    if (set_count(stats, shape)) return BN_OK;
+    struct forward f = {.dtype = dtype, .stats = stats, .norm = {.gamma = gamma, .beta = beta, .eps = eps}};
+    f.whole.x = x;
+    f.whole.y = y;
+    set_post(&f.whole, post);
+    return run(&f, shape, pool);
 }

@@ -3,12 +3,16 @@
 
 #include <float.h>
 #include <math.h>
-#include <stdbool.h>
 #include <stdlib.h>
+
+#include "cpu.h"
+#include "half.h"
 
 // Doubles between rows, so that with a power of two of channels the coefficients, x and y do not all fall into the same
 // cache sets.
 enum { PADDING = 24 };
+
+enum { STREAM_BYTES = 4 << 20 };
 
 bool bn_room_take(struct bn_room *room, size_t rows, size_t channels) {
     size_t bytes;
@@ -26,20 +30,80 @@ void bn_room_free(struct bn_room *room) {
     free(room->allocated);
 }
 
-struct bn_coefficients bn_room_coefficients(const struct bn_room *room) {
+bool bn_table_take(struct bn_table *table, enum bn_dtype dtype, size_t channels) {
+    table->wide = dtype == BN_F64;
+    return bn_room_take(&table->room, BN_COEFFICIENTS, channels);
+}
+
+void bn_table_free(struct bn_table *table) {
+    bn_room_free(&table->room);
+}
+
+static double *table_row(const struct bn_table *table, enum bn_coefficient row) {
+    return table->room.doubles + row * table->room.stride;
+}
+
+void bn_table_set(struct bn_table *table, enum bn_coefficient row, size_t channel, double value) {
+    double *const values = table_row(table, row);
+    if (table->wide) {
+        values[channel] = value;
+    } else {
+        ((float *)(void *)values)[channel] = (float)value;
+    }
+}
+
+void bn_table_set_mean(struct bn_table *table, size_t channel, double mean, double mean_lo) {
+    const double mean_hi = table->wide ? mean : (double)(float)mean;
+    bn_table_set(table, BN_MEAN_HI, channel, mean_hi);
+    bn_table_set(table, BN_MEAN_LO, channel, (mean - mean_hi) + mean_lo);
+}
+
+struct bn_coefficients bn_table_of_block(const struct bn_table *table, unsigned count, const struct bn_cut *cut,
+                                         const struct bn_block *block, struct bn_spread *spread) {
+    const void *rows[BN_COEFFICIENTS] = {NULL};
+    const size_t size = table->wide ? sizeof(double) : sizeof(float);
+    for (unsigned i = 0; i < count; i++) {
+        const void *const row = (const char *)table_row(table, (enum bn_coefficient)i) + block->channel * size;
+        rows[i] = row;
+        if (!bn_cut_spreads(cut)) continue;
+        rows[i] = spread->row[i];
+        if (table->wide) {
+            bn_spread_doubles(spread->row[i], row, cut, block);
+        } else {
+            bn_spread_floats((float *)(void *)spread->row[i], row, cut, block);
+        }
+    }
     return (struct bn_coefficients){
-        .mean_hi = room->doubles,
-        .mean_lo = room->doubles + room->stride,
-        .scale = room->doubles + 2 * room->stride,
-        .shift = room->doubles + 3 * room->stride,
-        .slope = room->doubles + 4 * room->stride,
+        .mean_hi = rows[BN_MEAN_HI],
+        .mean_lo = rows[BN_MEAN_LO],
+        .scale = rows[BN_SCALE],
+        .beta = rows[BN_BETA],
+        .shift = rows[BN_SHIFT],
+        .slope = rows[BN_SLOPE],
     };
 }
 
-double bn_invstd(const struct bn_norm *norm, size_t c) {
-    return 1 / sqrt(norm->var[c] + norm->eps);
+bool bn_streams(size_t elements, enum bn_dtype dtype) {
+    return elements * bn_dtype_size(dtype) > STREAM_BYTES;
 }
 
-double bn_scale(const struct bn_norm *norm, size_t c) {
-    return bn_entry_or(norm->gamma, c, 1) * bn_invstd(norm, c);
+double bn_invstd(double var, double eps) {
+    return 1 / sqrt(var + eps);
+}
+
+// With an eps below 1e-77 the scale of a constant channel leaves the range of float, and 0 * infinity is NaN where y is
+// beta. Only a batch's own variance says that a channel is constant; a running variance of 0 does not.
+double bn_scale(double gamma, double invstd, bool constant, enum bn_dtype dtype) {
+    const double scale = gamma * invstd;
+    return dtype != BN_F64 && constant && isfinite(scale) ? fmin(fmax(scale, -FLT_MAX), FLT_MAX) : scale;
+}
+
+double bn_value(const void *x, enum bn_dtype dtype, size_t index) {
+    switch (dtype) {
+    case BN_F32: return (double)((const float *)x)[index];
+    case BN_F64: return ((const double *)x)[index];
+    case BN_F16: return (double)f16_to_float(((const uint16_t *)x)[index]);
+    case BN_BF16: return (double)bf16_to_float(((const uint16_t *)x)[index]);
+    }
+    return NAN;
 }

@@ -1,20 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The per-channel arrays that a call works with: coefficients in the tensor's type, and doubles for partial sums.
-// Internal to kernels/.
+// Per-channel numbers of a call: scratch memory for doubles, and the table of coefficients in the type that is computed
+// in. Internal to kernels/.
 #ifndef NORMD_KERNELS_COEFFICIENTS_H
 #define NORMD_KERNELS_COEFFICIENTS_H
 
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "blocks.h"
 #include "bn.h"
 #include "tiers.h"
 
-enum {
-    BN_ROOM_DOUBLES = 320,
-    BN_COEFFICIENT_ROWS = 5, // that coefficients take of a room
-};
+enum { BN_ROOM_DOUBLES = 320 };
 
 // Scratch memory of one call, rows of at least `channels` doubles in one piece: inside the struct where that suffices,
 // so that small calls allocate nothing.
@@ -31,18 +29,58 @@ BN_MUST_CHECK bool bn_room_take(struct bn_room *room, size_t rows, size_t channe
 
 void bn_room_free(struct bn_room *room);
 
-// Lays the coefficient arrays over the first BN_COEFFICIENT_ROWS rows.
-struct bn_coefficients bn_room_coefficients(const struct bn_room *room);
+enum bn_coefficient { BN_MEAN_HI, BN_MEAN_LO, BN_SCALE, BN_BETA, BN_SHIFT, BN_SLOPE, BN_COEFFICIENTS };
+
+// Coefficients of every channel, rows of real in a room.
+struct bn_table {
+    bool wide; // real is double
+    struct bn_room room;
+};
+
+BN_MUST_CHECK bool bn_table_take(struct bn_table *table, enum bn_dtype dtype, size_t channels);
+void bn_table_free(struct bn_table *table);
+
+// Sets an entry to a double, rounded once.
+void bn_table_set(struct bn_table *table, enum bn_coefficient row, size_t channel, double value);
+
+// Sets BN_MEAN_HI and BN_MEAN_LO to the mean in two parts: mean_hi = (real)mean, mean_lo = (real)((mean - mean_hi) +
+// mean_lo).
+void bn_table_set_mean(struct bn_table *table, size_t channel, double mean, double mean_lo);
+
+// Memory for coefficients spread over the columns of a block.
+struct bn_spread {
+    _Alignas(64) double row[BN_COEFFICIENTS][BN_SPREAD_COLUMNS];
+};
+
+// The first `count` coefficients of a block as its slots take them, the others NULL: in the table, or
+// spread where the cut spreads.
+struct bn_coefficients bn_table_of_block(const struct bn_table *table, unsigned count, const struct bn_cut *cut,
+                                         const struct bn_block *block, struct bn_spread *spread);
+
+// Whether an output of so many elements is to be written past the caches.
+bool bn_streams(size_t elements, enum bn_dtype dtype);
 
 // Entry of an optional array.
 static inline double bn_entry_or(const double *array, size_t c, double absent) {
     return array ? array[c] : absent;
 }
 
-// 1 / sqrt(var + eps) of channel c.
-double bn_invstd(const struct bn_norm *norm, size_t c);
+// 1 / sqrt(var + eps).
+double bn_invstd(double var, double eps);
 
-// gamma * invstd of channel c as a double that dtype can hold where the variance is 0.
-double bn_scale(const struct bn_norm *norm, size_t c);
+// gamma * invstd as dtype's real can hold it where a batch's own variance is 0 (`constant`).
+double bn_scale(double gamma, double invstd, bool constant, enum bn_dtype dtype);
+
+// Element `index` of a tensor.
+double bn_value(const void *x, enum bn_dtype dtype, size_t index);
+
+// Address of element `index` of a tensor; NULL stays NULL.
+static inline const void *bn_element(const void *x, enum bn_dtype dtype, size_t index) {
+    return x ? (const char *)x + index * bn_dtype_size(dtype) : NULL;
+}
+
+static inline void *bn_element_out(void *y, enum bn_dtype dtype, size_t index) {
+    return y ? (char *)y + index * bn_dtype_size(dtype) : NULL;
+}
 
 #endif

@@ -1,137 +1,237 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Gradients of bn_normalize: one pass for the sums, one for dx.
+// Gradients of bn_normalize: sums over every channel, then the elements.
 #include <string.h>
 
 #include "blocks.h"
 #include "bn.h"
 #include "coefficients.h"
+#include "schedule.h"
 #include "tiers.h"
 
-// Arrays sum and sum_d are [place in merge order][channel]: sums of dy and of dy * (x - mean).
-struct gradient_pass {
+// A call.
+struct backward {
     const struct bn_slots *slots;
-    char *dx;
-    const void *dout;
-    const void *x;
     enum bn_dtype dtype;
-    const struct bn_norm *norm;
     struct bn_cut cut;
-    double *sum;
-    double *sum_d;
-    struct bn_coefficients coefficients;
+    const struct bn_norm *norm;
+    struct bn_operands whole; // the tensors; dx NULL: only sums are wanted
+    bool given;               // sums are read, not taken
+    struct bn_gradient_sums sums;
+    struct bn_table *table;
 };
 
-// Stands in for an absent mean_lo, one tile of columns at a time.
-static const double zeros[BN_COLUMN_TILE];
+// ---- sums
 
-static void sums_of_block(void *context, const struct bn_block *block) {
-    const struct gradient_pass *const pass = context;
-    const void *const dy = bn_element(pass->dout, pass->dtype, block->offset);
-    const void *const x = bn_element(pass->x, pass->dtype, block->offset);
-    double *const sum = pass->sum + block->partial;
-    double *const sum_d = pass->sum_d + block->partial;
-    const double *const mean = pass->norm->mean + block->channel;
-    const double *const mean_lo = pass->norm->mean_lo ? pass->norm->mean_lo + block->channel : zeros;
-    if (pass->cut.columns) {
-        pass->slots->grad_sums_columns(sum, sum_d, dy, x, block->planes, block->length, pass->cut.stride, mean,
-                                       mean_lo);
-        return;
-    }
-    double sums[2];
-    pass->slots->grad_sums_run(sums, dy, x, bn_block_run(&pass->cut, block), mean[0], mean_lo[0]);
-    sum[0] = sums[0];
-    sum_d[0] = sums[1];
+static struct bn_operands operands_at(const struct backward *b, size_t offset) {
+    struct bn_operands op = b->whole;
+    op.x = bn_element(op.x, b->dtype, offset);
+    op.z = bn_element(op.z, b->dtype, offset);
+    op.dy = bn_element(op.dy, b->dtype, offset);
+    op.dx = bn_element_out(op.dx, b->dtype, offset);
+    op.dz = bn_element_out(op.dz, b->dtype, offset);
+    return op;
 }
 
-// Adds the sums of every channel up into place 0, in order.
-static void add_blocks(const struct gradient_pass *pass) {
-    const size_t channels = pass->cut.shape.channels;
-    for (size_t place = 1; place < pass->cut.per_channel; place++) {
-        for (size_t c = 0; c < channels; c++) {
-            pass->sum[c] += pass->sum[place * channels + c];
-            pass->sum_d[c] += pass->sum_d[place * channels + c];
-        }
+static void add(double *to, const double *from, size_t n) {
+    for (size_t i = 0; i < n; i++) to[i] += from[i];
+}
+
+static void spread_sums(const struct backward *b, const struct bn_block *block, const struct bn_coefficients *k,
+                        double *dy, double *dy_d) {
+    BN_SCRATCH double mean[BN_SPREAD_COLUMNS], columns[2][BN_SPREAD_COLUMNS], more[2][BN_SPREAD_COLUMNS];
+    struct bn_view views[2];
+    const size_t count = bn_block_views(views, &b->cut, block);
+    bn_spread_doubles(mean, b->norm->mean + block->channel, &b->cut, block);
+    struct bn_operands op = operands_at(b, views[0].offset);
+    b->slots->grad_sums_columns(columns[0], columns[1], &op, views[0].rows, mean, k);
+    if (count == 2) {
+        op = operands_at(b, views[1].offset);
+        b->slots->grad_sums_columns(more[0], more[1], &op, views[1].rows, mean, k);
+        add(columns[0], more[0], views[1].rows.length);
+        add(columns[1], more[1], views[1].rows.length);
+    }
+    bn_fold(dy, columns[0], &b->cut, block);
+    bn_fold(dy_d, columns[1], &b->cut, block);
+}
+
+// Distances are taken from norm->mean; what mean_lo adds is put right when a channel is finished.
+static void sums_of_block(void *context, const struct bn_block *block, double *dy, double *dy_d) {
+    const struct backward *const b = context;
+    const double *const mean = b->norm->mean + block->channel;
+    const struct bn_operands op = operands_at(b, block->offset);
+    BN_SCRATCH struct bn_spread spread;
+    struct bn_coefficients k = {0};
+    if (op.relu) k = bn_table_of_block(b->table, BN_SHIFT, &b->cut, block, &spread);
+    if (b->cut.layout == BN_RUNS) {
+        double sums[2];
+        b->slots->grad_sums_run(sums, &op, block->rows, mean[0], &k);
+        dy[0] = sums[0];
+        dy_d[0] = sums[1];
+    } else if (bn_cut_spreads(&b->cut)) {
+        spread_sums(b, block, &k, dy, dy_d);
+    } else {
+        b->slots->grad_sums_columns(dy, dy_d, &op, block->rows, mean, &k);
+    }
+}
+
+static void add_sums(double *dy, double *dy_d, double n, const double *more_dy, const double *more_dy_d, double more_n,
+                     size_t channels) {
+    (void)n;
+    (void)more_n;
+    add(dy, more_dy, channels);
+    add(dy_d, more_dy_d, channels);
+}
+
+void bn_gradient_sums_merge(struct bn_gradient_sums *into, const struct bn_gradient_sums *more, size_t channels) {
+    into->count += more->count;
+    add_sums(into->dy, into->dy_d, 0, more->dy, more->dy_d, 0, channels);
+}
+
+void bn_gradient_affine(double *dgamma, double *dbeta, const struct bn_gradient_sums *sums, const struct bn_norm *norm,
+                        size_t channels) {
+    for (size_t c = 0; c < channels; c++) {
+        dgamma[c] = sums->dy_d[c] * bn_invstd(norm->var[c], norm->eps);
+        dbeta[c] = sums->dy[c];
+    }
+}
+
+// ---- elements
+
+// What the forward call normalized with: where the activation was flat must be the same to the bit.
+static void set_forward(struct backward *b, size_t c) {
+    const struct bn_norm *const norm = b->norm;
+    const bool constant = norm->mean_lo != NULL && norm->var[c] == 0;
+    const double invstd = bn_invstd(norm->var[c], norm->eps);
+    bn_table_set_mean(b->table, c, norm->mean[c], bn_entry_or(norm->mean_lo, c, 0));
+    bn_table_set(b->table, BN_SCALE, c, bn_scale(bn_entry_or(norm->gamma, c, 1), invstd, constant, b->dtype));
+    bn_table_set(b->table, BN_BETA, c, bn_entry_or(norm->beta, c, 0));
+}
+
+static void set_gradient(struct backward *b, size_t c) {
+    const double n = (double)b->sums.count, invstd = bn_invstd(b->norm->var[c], b->norm->eps);
+    // The gradient of gamma first: it has the size of dy at any scale of x, where invstd * invstd may leave the range.
+    bn_table_set(b->table, BN_SLOPE, c, b->sums.dy_d[c] * invstd / n * invstd);
+    bn_table_set(b->table, BN_SHIFT, c, b->sums.dy[c] / n);
+}
+
+static void finish_channels(void *context, size_t channel, size_t channels) {
+    struct backward *const b = context;
+    for (size_t c = channel; c < channel + channels; c++) {
+        if (!b->given) b->sums.dy_d[c] -= bn_entry_or(b->norm->mean_lo, c, 0) * b->sums.dy[c];
+        if (b->whole.dx && !b->whole.frozen) set_gradient(b, c);
     }
 }
 
 static void gradient_of_block(void *context, const struct bn_block *block) {
-    const struct gradient_pass *const pass = context;
-    const void *const dy = bn_element(pass->dout, pass->dtype, block->offset);
-    const void *const x = bn_element(pass->x, pass->dtype, block->offset);
-    void *const dx = pass->dx + block->offset * bn_dtype_size(pass->dtype);
-    if (pass->cut.columns)
-        pass->slots->grad_columns(dx, dy, x, block->planes, block->length, pass->cut.stride, &pass->coefficients,
-                                  block->channel);
-    else
-        pass->slots->grad_run(dx, dy, x, bn_block_run(&pass->cut, block), &pass->coefficients, block->channel);
-}
-
-static void scale_block(void *context, const struct bn_block *block) {
-    const struct gradient_pass *const pass = context;
-    const void *const dy = bn_element(pass->dout, pass->dtype, block->offset);
-    void *const dx = pass->dx + block->offset * bn_dtype_size(pass->dtype);
-    if (pass->cut.columns)
-        pass->slots->scale_columns(dx, dy, block->planes, block->length, pass->cut.stride, &pass->coefficients,
-                                   block->channel);
-    else
-        pass->slots->scale_run(dx, dy, bn_block_run(&pass->cut, block), &pass->coefficients, block->channel);
-}
-
-// Sets dgamma, dbeta and the coefficients of dx from the sums of every channel.
-static void finish_channels(const struct gradient_pass *pass, double *dgamma, double *dbeta, bool through_statistics) {
-    const size_t channels = pass->cut.shape.channels;
-    const double n = (double)(bn_shape_elements(pass->cut.shape) / channels);
-    for (size_t c = 0; c < channels; c++) {
-        const double invstd = bn_invstd(pass->norm, c);
-        dbeta[c] = pass->sum[c];
-        dgamma[c] = pass->sum_d[c] * invstd;
-        // dgamma / n first: it has the size of dy at any scale of x, where invstd * invstd may leave the range.
-        const double slope = through_statistics ? dgamma[c] / n * invstd : 0;
-        const double shift = through_statistics ? dbeta[c] / n : 0;
-        pass->slots->set_coefficients(&pass->coefficients, c, pass->norm->mean[c],
-                                      bn_entry_or(pass->norm->mean_lo, c, 0), bn_scale(pass->norm, c), shift, slope);
+    const struct backward *const b = context;
+    BN_SCRATCH struct bn_spread spread;
+    const struct bn_coefficients k =
+        bn_table_of_block(b->table, b->whole.frozen ? BN_SHIFT : BN_COEFFICIENTS, &b->cut, block, &spread);
+    struct bn_view views[2];
+    const size_t count = bn_block_views(views, &b->cut, block);
+    for (size_t i = 0; i < count; i++) {
+        const struct bn_operands op = operands_at(b, views[i].offset);
+        if (b->cut.layout == BN_RUNS)
+            b->slots->grad_run(&op, views[i].rows, &k);
+        else
+            b->slots->grad_columns(&op, views[i].rows, &k);
     }
 }
 
-static enum bn_status backward(struct gradient_pass *pass, double *dgamma, double *dbeta, struct bn_shape shape,
-                               struct bn_pool *pool, bool through_statistics) {
-    if (!bn_shape_valid(shape, pass->dtype)) return BN_BAD_SHAPE;
-    const size_t channels = shape.channels;
-    if (bn_shape_elements(shape) == 0) {
-        memset(dgamma, 0, channels * sizeof(double));
-        memset(dbeta, 0, channels * sizeof(double));
+// ---- the calls
+
+static void set_post(struct backward *b, const struct bn_post *post) {
+    if (!post) return;
+    b->whole.z = post->residual;
+    b->whole.relu = post->activation == BN_RELU;
+}
+
+static enum bn_status run(struct backward *b, struct bn_shape shape, struct bn_pool *pool) {
+    b->slots = tier_slots(b->dtype);
+    b->cut = bn_cut_of(shape);
+    b->whole.stream = bn_streams(bn_shape_elements(shape), b->dtype);
+    if (!b->whole.relu) b->whole.z = NULL; // it is of no use then
+    BN_SCRATCH struct bn_table room;
+    b->table = &room;
+    const bool table = b->whole.dx || b->whole.relu;
+    if (table && !bn_table_take(b->table, b->dtype, shape.channels)) return BN_NO_MEMORY;
+    for (size_t c = 0; table && c < shape.channels; c++) set_forward(b, c);
+    struct bn_pass pass = {
+        .context = b,
+        .cut = b->cut,
+        .bytes = bn_dtype_size(b->dtype) * (b->whole.z ? 3 : 2),
+        .finish = finish_channels,
+        .apply = b->whole.dx ? gradient_of_block : NULL,
+    };
+    if (!b->given) {
+        pass.sums = sums_of_block;
+        pass.merge = add_sums;
+        pass.a = b->sums.dy;
+        pass.b = b->sums.dy_d;
+    }
+    const enum bn_status status = bn_pass_run(&pass, pool);
+    if (table) bn_table_free(b->table);
+    return status;
+}
+
+enum bn_status bn_gradient_sums(struct bn_gradient_sums *sums, const void *dout, const void *x, enum bn_dtype dtype,
+                                struct bn_shape shape, const struct bn_norm *norm, const struct bn_post *post,
+                                struct bn_pool *pool) {
+    if (!bn_shape_valid(shape, dtype)) return BN_BAD_SHAPE;
+    sums->count = bn_shape_elements(shape) / shape.channels;
+    if (sums->count == 0) {
+        memset(sums->dy, 0, shape.channels * sizeof(double));
+        memset(sums->dy_d, 0, shape.channels * sizeof(double));
         return BN_OK;
     }
-    pass->slots = tier_slots(pass->dtype);
-    pass->cut = bn_cut_sums(shape);
-    const bool one_block = pass->cut.per_channel == 1; // whose sums the outputs can hold
-    const size_t partials = one_block ? 0 : pass->cut.per_channel;
-    struct bn_room room;
-    if (!bn_room_take(&room, BN_COEFFICIENT_ROWS + 2 * partials, channels)) return BN_NO_MEMORY;
-    double *const rest = room.doubles + BN_COEFFICIENT_ROWS * room.stride;
-    pass->coefficients = bn_room_coefficients(&room);
-    pass->sum = one_block ? dbeta : rest;
-    pass->sum_d = one_block ? dgamma : rest + partials * channels;
-    bn_cut_for(&pass->cut, pool, sums_of_block, pass);
-    add_blocks(pass);
-    finish_channels(pass, dgamma, dbeta, through_statistics);
-    pass->cut = bn_cut_elementwise(shape);
-    bn_cut_for(&pass->cut, pool, through_statistics ? gradient_of_block : scale_block, pass);
-    bn_room_free(&room);
-    return BN_OK;
+    struct backward b = {.dtype = dtype, .norm = norm, .whole = {.x = x, .dy = dout}, .sums = *sums};
+    set_post(&b, post);
+    return run(&b, shape, pool);
 }
 
-enum bn_status bn_backward(void *dx, double *dgamma, double *dbeta, const void *dout, const void *x,
-                           enum bn_dtype dtype, struct bn_shape shape, const struct bn_norm *norm,
+enum bn_status bn_gradient_apply(const struct bn_gradients *gradients, const void *dout, const void *x,
+                                 enum bn_dtype dtype, struct bn_shape shape, const struct bn_norm *norm,
+                                 const struct bn_post *post, const struct bn_gradient_sums *sums,
+                                 struct bn_pool *pool) {
+    if (!bn_shape_valid(shape, dtype)) return BN_BAD_SHAPE;
+    if (bn_shape_elements(shape) == 0) return BN_OK;
+    struct backward b = {.dtype = dtype, .norm = norm, .given = true};
+    b.whole = (struct bn_operands){
+        .x = x, .dy = dout, .dx = gradients->dx, .dz = gradients->dresidual, .frozen = sums == NULL};
+    if (sums) b.sums = *sums;
+    set_post(&b, post);
+    return run(&b, shape, pool);
+}
+
+static enum bn_status backward(const struct bn_gradients *gradients, const void *dout, const void *x,
+                               enum bn_dtype dtype, struct bn_shape shape, const struct bn_norm *norm,
+                               const struct bn_post *post, struct bn_pool *pool, bool frozen) {
+    if (!bn_shape_valid(shape, dtype)) return BN_BAD_SHAPE;
+    const size_t channels = shape.channels;
+    const struct bn_gradient_sums sums = {bn_shape_elements(shape) / channels, gradients->dbeta, gradients->dgamma};
+    if (sums.count == 0) {
+        memset(sums.dy, 0, channels * sizeof(double));
+        memset(sums.dy_d, 0, channels * sizeof(double));
+        return BN_OK;
+    }
+    struct backward b = {.dtype = dtype, .norm = norm, .sums = sums};
+    b.whole =
+        (struct bn_operands){.x = x, .dy = dout, .dx = gradients->dx, .dz = gradients->dresidual, .frozen = frozen};
+    set_post(&b, post);
+    const enum bn_status status = run(&b, shape, pool);
+    if (status == BN_OK) bn_gradient_affine(gradients->dgamma, gradients->dbeta, &sums, norm, channels);
+    return status;
+}
+
+enum bn_status bn_backward(const struct bn_gradients *gradients, const void *dout, const void *x, enum bn_dtype dtype,
+                           struct bn_shape shape, const struct bn_norm *norm, const struct bn_post *post,
                            struct bn_pool *pool) {
-    struct gradient_pass pass = {.dx = dx, .dout = dout, .x = x, .dtype = dtype, .norm = norm};
-    return backward(&pass, dgamma, dbeta, shape, pool, true);
+    return backward(gradients, dout, x, dtype, shape, norm, post, pool, false);
 }
 
-enum bn_status bn_backward_frozen(void *dx, double *dgamma, double *dbeta, const void *dout, const void *x,
+enum bn_status bn_backward_frozen(const struct bn_gradients *gradients, const void *dout, const void *x,
                                   enum bn_dtype dtype, struct bn_shape shape, const struct bn_norm *norm,
-                                  struct bn_pool *pool) {
-    struct gradient_pass pass = {.dx = dx, .dout = dout, .x = x, .dtype = dtype, .norm = norm};
-    return backward(&pass, dgamma, dbeta, shape, pool, false);
+                                  const struct bn_post *post, struct bn_pool *pool) {
+    return backward(gradients, dout, x, dtype, shape, norm, post, pool, true);
 }

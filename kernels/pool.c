@@ -18,6 +18,10 @@ struct section {
     atomic_size_t next; // may run past n by as many as there are threads
 };
 
+// To sleep and to be woken costs some 10 us each; who waits looks this many times before, some 20 us, for the sections
+// of a call follow each other closely.
+enum { LOOKS = 500 };
+
 // Lock order: `busy` is taken first and by trying only, then `lock`.
 struct bn_pool {
     unsigned threads;     // the caller included
@@ -27,10 +31,10 @@ struct bn_pool {
     pthread_cond_t left;
     struct section section;
     bool open;
-    bool stop;
-    uint64_t sections; // opened so far: a thread joins each at most once
-    unsigned joined;   // threads at work in the section, not counting its caller
-    pthread_t ids[];   // [threads - 1]
+    atomic_bool stop;          // read without the lock by who looks
+    _Atomic uint64_t sections; // opened so far: a thread joins each at most once. Likewise
+    atomic_uint joined;        // threads at work in the section, not counting its caller. Likewise
+    pthread_t ids[];           // [threads - 1]
 };
 
 // Set while the thread runs a task of any pool: what it starts from there runs inline.
@@ -46,11 +50,26 @@ static void run_tasks(struct section *section) {
     inside_task = false;
 }
 
+static void pause_a_little(void) {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb");
+#endif
+}
+
+static void look_for_section(struct bn_pool *pool, uint64_t seen) {
+    for (int i = 0; i < LOOKS && pool->sections == seen && !pool->stop; i++) pause_a_little();
+}
+
 static void *pool_thread(void *argument) {
     struct bn_pool *const pool = argument;
     uint64_t seen = 0;
     pthread_mutex_lock(&pool->lock);
     for (;;) {
+        pthread_mutex_unlock(&pool->lock);
+        look_for_section(pool, seen);
+        pthread_mutex_lock(&pool->lock);
         while (!pool->stop && !(pool->open && pool->sections != seen)) pthread_cond_wait(&pool->opened, &pool->lock);
         if (pool->stop) break;
         seen = pool->sections;
@@ -80,6 +99,9 @@ static void open_section(struct bn_pool *pool, size_t n, void (*task)(void *cont
 static void close_section(struct bn_pool *pool) {
     pthread_mutex_lock(&pool->lock);
     pool->open = false;
+    pthread_mutex_unlock(&pool->lock);
+    for (int i = 0; i < LOOKS && pool->joined > 0; i++) pause_a_little();
+    pthread_mutex_lock(&pool->lock);
     while (pool->joined > 0) pthread_cond_wait(&pool->left, &pool->lock);
     pthread_mutex_unlock(&pool->lock);
 }

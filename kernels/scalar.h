@@ -6,10 +6,10 @@
 
 #include "tiers.h"
 
-// Sets every slot for tensors of float.
+// Each sets every slot for one type of tensor.
 void scalar_fill_f32(struct bn_slots *slots);
-
-// Sets every slot for tensors of double.
 void scalar_fill_f64(struct bn_slots *slots);
+void scalar_fill_f16(struct bn_slots *slots);
+void scalar_fill_bf16(struct bn_slots *slots);
 
 #endif

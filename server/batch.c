@@ -86,17 +86,36 @@ bool batch_check_vector(const struct msg_config *config, const struct batch *bat
     return msg_fail(error, MSG_OVERFLOW, NULL, "%s of channel %zu overflows", name, bad);
 }
 
-bool batch_statistics(struct job *job, const struct tensor *x) {
-    struct batch *const batch = &job->batch;
-    struct bn_stats stats = {.mean = batch_vector(batch, BATCH_MEAN),
+struct bn_stats batch_stats(const struct batch *batch) {
+    return (struct bn_stats){.count = batch->count,
+                             .mean = batch_vector(batch, BATCH_MEAN),
                              .mean_lo = batch_vector(batch, BATCH_MEAN_LO),
                              .m2 = batch_vector(batch, BATCH_M2)};
-    if (!reply_kernel_ok(&job->error,
-                         bn_statistics(&stats, x->values.data, x->dtype, batch->shape, job->service->pool)))
-        return false;
+}
+
+static bool set_variance(struct job *job, const struct bn_stats *stats) {
+    struct batch *const batch = &job->batch;
     double *const var = batch_vector(batch, BATCH_VAR);
-    for (size_t c = 0; c < batch->shape.channels; c++) var[c] = stats.m2[c] / (double)stats.count;
+    for (size_t c = 0; c < batch->shape.channels; c++) var[c] = stats->m2[c] / (double)stats->count;
     return batch_check_vector(&job->state->config, batch, "batch_var", var, &job->error);
+}
+
+bool batch_statistics(struct job *job, const struct tensor *x) {
+    struct bn_stats stats = batch_stats(&job->batch);
+    const enum bn_status status = bn_statistics(&stats, x->values.data, x->dtype, job->batch.shape, job->service->pool);
+    return reply_kernel_ok(&job->error, status) && set_variance(job, &stats);
+}
+
+bool batch_train_forward(struct job *job, struct tensor *y) {
+    struct batch *const batch = &job->batch;
+    const struct layer_state *const state = job->state;
+    const struct tensor *const x = &job->call.x;
+    struct bn_stats stats = batch_stats(batch);
+    const enum bn_status status =
+        bn_train_forward(y->values.data, &stats, x->values.data, x->dtype, batch->shape, state->gamma, state->beta,
+                         state->config.eps, NULL, job->service->pool);
+    return reply_kernel_ok(&job->error, status) && set_variance(job, &stats) &&
+           batch_check_result(&state->config, batch, "x", y, &job->error);
 }
 
 void batch_fill_beta(struct tensor *y, const double *beta) {

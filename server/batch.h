@@ -38,8 +38,14 @@ bool batch_check_result(const struct msg_config *config, const struct batch *bat
 bool batch_check_vector(const struct msg_config *config, const struct batch *batch, const char *name,
                         const double *values, struct msg_error *error);
 
+// The statistics among the batch's vectors. Borrows.
+struct bn_stats batch_stats(const struct batch *batch);
+
 // Statistics of x into the batch's vectors (mean, mean_lo, m2, var).
 bool batch_statistics(struct job *job, const struct tensor *x);
+
+// Those of the call's x, and its y by the gamma, beta and eps of job->state. y may be the call's x.
+bool batch_train_forward(struct job *job, struct tensor *y);
 
 // y = beta for one value per channel (single_value "beta"), whatever the value is. beta NULL: 0.
 void batch_fill_beta(struct tensor *y, const double *beta);

@@ -85,11 +85,9 @@ static bool compute(struct job *job) {
         memset(dgamma, 0, 2 * batch->shape.channels * sizeof *dgamma);
         return true;
     }
-    const enum bn_status status =
-        own ? bn_backward(dout->values.data, dgamma, dbeta, dout->values.data, x->values.data, x->dtype, batch->shape,
-                          &norm, job->service->pool)
-            : bn_backward_frozen(dout->values.data, dgamma, dbeta, dout->values.data, x->values.data, x->dtype,
-                                 batch->shape, &norm, job->service->pool);
+    const struct bn_gradients gradients = {.dx = dout->values.data, .dgamma = dgamma, .dbeta = dbeta};
+    const enum bn_status status = (own ? bn_backward : bn_backward_frozen)(
+        &gradients, dout->values.data, x->values.data, x->dtype, batch->shape, &norm, NULL, job->service->pool);
     const struct msg_config *const config = &job->state->config;
     // A finite call whose gradients overflow is as bad for gamma and beta as one that is not finite.
     const size_t channels = batch->shape.channels;

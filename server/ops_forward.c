@@ -13,13 +13,6 @@ static bool is_finite(const double *values, size_t n) {
     return bn_first_nonfinite(values, n, BN_F64) == n;
 }
 
-static struct bn_stats stats_of(const struct batch *batch) {
-    return (struct bn_stats){.count = batch->count,
-                             .mean = batch_vector(batch, BATCH_MEAN),
-                             .mean_lo = batch_vector(batch, BATCH_MEAN_LO),
-                             .m2 = batch_vector(batch, BATCH_M2)};
-}
-
 // Copies what a reply's tensor takes from the request's: shape, form, types.
 static struct tensor tensor_like(const struct tensor *x, struct buffer values) {
     struct tensor y = *x;
@@ -54,7 +47,7 @@ static bool normalize(struct job *job, const struct layer_state *state, struct m
     const double *gamma = state->gamma, *beta = state->beta;
     batch->first_batch = layer_awaits_first_batch(state) && fold_of(batch, &state->config) == FOLD;
     if (batch->first_batch) {
-        const struct bn_stats stats = stats_of(batch);
+        const struct bn_stats stats = batch_stats(batch);
         layer_first_affine(batch_vector(batch, BATCH_GAMMA), batch_vector(batch, BATCH_BETA), &state->config, &stats);
         gamma = batch_vector(batch, BATCH_GAMMA);
         beta = batch_vector(batch, BATCH_BETA);
@@ -67,8 +60,21 @@ static bool normalize(struct job *job, const struct layer_state *state, struct m
     const struct bn_norm norm = batch_norm(batch, state->config.eps, gamma, beta);
     const struct tensor *const x = &job->call.x;
     return reply_kernel_ok(error, bn_normalize(batch->y.values.data, x->values.data, x->dtype, batch->shape, &norm,
-                                               job->service->pool)) &&
+                                               NULL, job->service->pool)) &&
            batch_check_result(&state->config, batch, "x", &batch->y, error);
+}
+
+// The batch's statistics, and y by the state that the job found: in one go, unless y is not of the layer's gamma and
+// beta as they are.
+static bool compute_train(struct job *job) {
+    const struct layer_state *const state = job->state;
+    struct batch *const batch = &job->batch;
+    const bool first_batch = layer_awaits_first_batch(state) && fold_of(batch, &state->config) == FOLD;
+    if (first_batch || batch->count == 1) {
+        return batch_statistics(job, &job->call.x) && normalize(job, state, &job->error);
+    }
+    batch->normalizer = state->normalizer;
+    return batch_train_forward(job, &batch->y);
 }
 
 // True where y was made with another gamma, beta or eps than those of `state`.
@@ -119,7 +125,7 @@ static bool apply_train(struct change *change, struct txn *txn) {
     if (!batch->updated) return true;
     struct layer_state *const next = reply_edit(job, txn);
     if (next == NULL) return false;
-    const struct bn_stats stats = stats_of(batch);
+    const struct bn_stats stats = batch_stats(batch);
     layer_fold(next, &stats);
     batch->version = next->version;
     batch->num_batches_tracked = next->num_batches_tracked;
@@ -180,8 +186,7 @@ enum job_result ops_train_forward(struct job *job) {
         return JOB_REPLY;
     }
     if (!prepare_train(job)) return reply_failed(job);
-    if (batch->count > 0 && !(batch_statistics(job, &job->call.x) && normalize(job, state, &job->error)))
-        return JOB_REPLY;
+    if (batch->count > 0 && !compute_train(job)) return JOB_REPLY;
     // A finite batch whose statistics overflow is as bad for the state as one that is not finite.
     if (batch->count > 0 && !is_finite(batch_vector(batch, BATCH_VAR), batch->shape.channels)) batch->nonfinite = true;
     if (fold_of(batch, &state->config) == FOLD) return reply_after_commit(job, apply_train, finish_train);
@@ -203,12 +208,11 @@ static bool infer(struct job *job, bool own) {
         batch_fill_beta(x, state->beta);
         return batch_check_result(&state->config, batch, "x", x, &job->error);
     }
-    if (own && !(batch_allocate(batch, &job->error) && batch_statistics(job, x))) return false;
-    const struct bn_norm norm = own ? batch_norm(batch, state->config.eps, state->gamma, state->beta)
-                                    : batch_running_norm(state, state->gamma, state->beta);
+    if (own) return batch_allocate(batch, &job->error) && batch_train_forward(job, x);
+    const struct bn_norm norm = batch_running_norm(state, state->gamma, state->beta);
     void *const values = x->values.data;
     return reply_kernel_ok(&job->error,
-                           bn_normalize(values, values, x->dtype, batch->shape, &norm, job->service->pool)) &&
+                           bn_normalize(values, values, x->dtype, batch->shape, &norm, NULL, job->service->pool)) &&
            batch_check_result(&state->config, batch, "x", x, &job->error);
 }
 

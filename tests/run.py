@@ -14,6 +14,7 @@ import argparse
 import os
 import pathlib
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -86,7 +87,8 @@ class Suite:
 def run(command, limit):
     """Runs one suite in a process group of its own and returns its Suite."""
     suite = Suite(command)
-    argv = [sys.executable, command] if command.endswith(".py") else [os.path.abspath(command)]
+    emulator = shlex.split(os.environ.get("NORMD_TEST_EMULATOR", ""))
+    argv = [sys.executable, command] if command.endswith(".py") else [*emulator, os.path.abspath(command)]
     begin = time.monotonic()
     status = None
     # Files, not pipes: a server that outlives its test would hold a pipe open.

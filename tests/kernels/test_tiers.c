@@ -1,74 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The tier table, the cap of NORMD_CPU, and: every tier that this CPU can run gives the bits of the scalar one.
-#include <sys/wait.h>
-#include <unistd.h>
+// The tier table, and: every tier that this CPU can run, scalar included, gives the bits of the reference.
+#include <signal.h>
 
 #include "../../kernels/cpu.h"
-#include "../../kernels/tiers.h"
-#include "cases.h"
-
-// Features are detected once, so each cap needs a process that has not asked yet.
-static unsigned features_with(const char *cap) {
-    const pid_t child = fork();
-    assert_true(child >= 0);
-    if (child == 0) {
-        if ((cap ? setenv("NORMD_CPU", cap, 1) : unsetenv("NORMD_CPU")) != 0) _exit(255);
-        _exit((int)cpu_features());
-    }
-    int status;
-    assert_int_equal(waitpid(child, &status, 0), child);
-    assert_true(WIFEXITED(status) && WEXITSTATUS(status) != 255);
-    return (unsigned)WEXITSTATUS(status);
-}
-
-// Runs first: nothing in this process may have asked for features.
-static void test_cap(void **state) {
-    (void)state;
-    const unsigned all = features_with(NULL);
-    assert_int_equal(features_with("scalar"), 0);
-    assert_int_equal(features_with("avx2"), all & CPU_AVX2);
-    assert_int_equal(features_with("avx512"), all & (CPU_AVX2 | CPU_AVX512));
-    assert_int_equal(features_with("other"), all);
-    assert_int_equal(features_with(""), all);
-#if defined(__x86_64__)
-    assert_int_equal(!!(all & CPU_AVX2), !!__builtin_cpu_supports("avx2"));
-    assert_int_equal(all & CPU_NEON, 0);
-    assert_true(all & CPU_AVX2 || !(all & CPU_AVX512));
-#elif defined(__aarch64__)
-    assert_int_equal(all, CPU_NEON);
-#endif
-}
+#include "slots.h"
 
 static void test_table(void **state) {
     (void)state;
+    assert_int_equal(BN_DTYPES, DTYPES);
     assert_true(bn_tier_count >= 1);
     assert_string_equal(bn_tiers[0].name, "scalar");
     assert_int_equal(bn_tiers[0].features, 0);
     const char *last = NULL;
+    struct bn_slots slots[BN_DTYPES];
     for (size_t i = 0; i < bn_tier_count; i++) {
         for (size_t j = 0; j < i; j++) assert_string_not_equal(bn_tiers[i].name, bn_tiers[j].name);
-        struct bn_slots f32, f64;
         const bool can = (bn_tiers[i].features & ~cpu_features()) == 0;
-        assert_int_equal(tier_fill(i, &f32, &f64), can);
+        assert_int_equal(tier_fill(i, slots), can);
         if (can) last = bn_tiers[i].name;
     }
     assert_string_equal(bn_cpu_tier(), last);
-    struct bn_slots f32, f64;
-    assert_false(tier_fill(bn_tier_count, &f32, &f64));
+    assert_false(tier_fill(bn_tier_count, slots));
 }
 
 // A slot that the row of scalar leaves out would keep its poison, or be NULL.
 static void test_scalar_fills_every_slot(void **state) {
     (void)state;
-    struct bn_slots slots[2], poison;
+    struct bn_slots slots[BN_DTYPES], poison;
     memset(slots, 0x5a, sizeof slots);
     memset(&poison, 0x5a, sizeof poison);
-    assert_true(tier_fill(0, &slots[0], &slots[1]));
+    assert_true(tier_fill(0, slots));
     const unsigned char null[sizeof(void (*)(void))] = {0};
-    for (size_t dtype = 0; dtype < 2; dtype++) {
-        for (size_t at = 0; at < sizeof poison; at += sizeof null) {
-            const unsigned char *const slot = (unsigned char *)&slots[dtype] + at;
+    for (size_t dtype = 0; dtype <= BN_BF16; dtype++) {
+        for (size_t offset = 0; offset < sizeof poison; offset += sizeof null) {
+            const unsigned char *const slot = (unsigned char *)&slots[dtype] + offset;
             assert_memory_not_equal(slot, &poison, sizeof null);
             assert_memory_not_equal(slot, null, sizeof null);
         }
@@ -77,169 +43,200 @@ static void test_scalar_fills_every_slot(void **state) {
 
 static void test_slots_in_use(void **state) {
     (void)state;
-    for (size_t i = bn_tier_count; i-- > 0;) {
-        struct bn_slots f32, f64;
-        if (!tier_fill(i, &f32, &f64)) continue;
-        assert_memory_equal(tier_slots(BN_F32), &f32, sizeof f32);
-        assert_memory_equal(tier_slots(BN_F64), &f64, sizeof f64);
-        return;
-    }
-    fail();
+    struct bn_slots slots[BN_DTYPES];
+    size_t tier = bn_tier_count;
+    while (tier-- > 0 && !tier_fill(tier, slots)) continue;
+    for (enum bn_dtype dtype = 0; dtype <= BN_BF16; dtype++)
+        assert_memory_equal(tier_slots(dtype), &slots[dtype], sizeof slots[dtype]);
 }
 
-// One call of every slot with the same operands: all that they wrote.
-struct operands {
-    enum bn_dtype dtype;
-    struct bn_run run; // columns: rows = planes, columns = length
-    void *x, *dy;
-    struct bn_coefficients k; // of run.length channels
-    double *mean, *mean_lo;
-};
-
-enum { MAX_LENGTH = 300, MAX_PLANES = 9, GAP = 3, SPAN = MAX_PLANES * (MAX_LENGTH + GAP) };
-
-struct written {
-    double run[4], columns[4][MAX_LENGTH];
-    double normalized[2][SPAN], gradient[2][SPAN], scaled[2][SPAN]; // float tensors use the first half
-    size_t nonfinite;
-    double coefficients[5];
-};
-
-static void call_slots(const struct bn_slots *s, const struct operands *op, struct written *out) {
-    const struct bn_run run = op->run;
-    memset(out, 0, sizeof *out);
-    s->sums_run(out->run, op->x, run, get(op->x, op->dtype, 0));
-    s->grad_sums_run(out->run + 2, op->dy, op->x, run, op->mean[0], op->mean_lo[0]);
-    s->sums_columns(out->columns[0], out->columns[1], op->x, run.planes, run.length, run.stride);
-    s->grad_sums_columns(out->columns[2], out->columns[3], op->dy, op->x, run.planes, run.length, run.stride, op->mean,
-                         op->mean_lo);
-    s->normalize_run(out->normalized[0], op->x, run, &op->k, 1);
-    s->normalize_columns(out->normalized[1], op->x, run.planes, run.length, run.stride, &op->k, 1);
-    s->grad_run(out->gradient[0], op->dy, op->x, run, &op->k, 1);
-    s->grad_columns(out->gradient[1], op->dy, op->x, run.planes, run.length, run.stride, &op->k, 1);
-    s->scale_run(out->scaled[0], op->dy, run, &op->k, 1);
-    s->scale_columns(out->scaled[1], op->dy, run.planes, run.length, run.stride, &op->k, 1);
-    out->nonfinite = s->first_nonfinite(op->x, run.length);
-    double *const c = out->coefficients;
-    const struct bn_coefficients k = {&c[0], &c[1], &c[2], &c[3], &c[4]};
-    s->set_coefficients(&k, 0, op->mean[0], op->mean_lo[0], 1.0 / 3, -2.0 / 3, 1e-3);
-}
-
-// The first index where n values differ other than as NaNs, or n.
-static size_t first_difference(const void *a, const void *b, enum bn_dtype dtype, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        const size_t size = bn_dtype_size(dtype);
-        const bool same = memcmp((const char *)a + i * size, (const char *)b + i * size, size) == 0;
-        if (!same && !(isnan(get(a, dtype, i)) && isnan(get(b, dtype, i)))) return i;
-    }
-    return n;
-}
-
-static void compare(const char *tier, const struct operands *op, const struct written *a, const struct written *b) {
-    const struct {
-        const char *slot;
-        const void *a, *b;
-        enum bn_dtype dtype;
-        size_t n;
-    } parts[] = {
-        {"sums_run", a->run, b->run, BN_F64, 2},
-        {"grad_sums_run", a->run + 2, b->run + 2, BN_F64, 2},
-        {"sums_columns", a->columns[0], b->columns[0], BN_F64, 2 * MAX_LENGTH},
-        {"grad_sums_columns", a->columns[2], b->columns[2], BN_F64, 2 * MAX_LENGTH},
-        {"normalize_run", a->normalized[0], b->normalized[0], op->dtype, SPAN},
-        {"normalize_columns", a->normalized[1], b->normalized[1], op->dtype, SPAN},
-        {"grad_run", a->gradient[0], b->gradient[0], op->dtype, SPAN},
-        {"grad_columns", a->gradient[1], b->gradient[1], op->dtype, SPAN},
-        {"scale_run", a->scaled[0], b->scaled[0], op->dtype, SPAN},
-        {"scale_columns", a->scaled[1], b->scaled[1], op->dtype, SPAN},
-        {"set_coefficients", a->coefficients, b->coefficients, op->dtype, 5},
-    };
-    for (size_t i = 0; i < COUNT(parts); i++) {
-        const size_t at = first_difference(parts[i].a, parts[i].b, parts[i].dtype, parts[i].n);
-        if (at < parts[i].n)
-            fail_msg("tier %s f%zu %s differs from scalar at %zu: planes %zu length %zu stride %zu", tier,
-                     8 * bn_dtype_size(op->dtype), parts[i].slot, at, op->run.planes, op->run.length, op->run.stride);
-    }
-    assert_int_equal(a->nonfinite, b->nonfinite);
-}
-
-// One element past a 64-byte boundary.
-static void *tensor_at(struct guarded *g, enum bn_dtype dtype, size_t n, uint64_t seed, enum fill fill) {
-    *g = guarded_tensor(dtype, (struct bn_shape){1, 1, n});
-    fill_tensor(g->data, dtype, (struct bn_shape){1, 1, n}, fill, seed);
-    if (seed % 5 == 0) put(g->data, dtype, seed % n, seed % 2 ? (double)NAN : (double)-INFINITY);
-    return g->data;
-}
-
-static void check_tier(size_t tier, enum bn_dtype dtype, struct bn_run run, uint64_t seed) {
-    struct bn_slots scalar[2], wide[2];
-    assert_true(tier_fill(0, &scalar[0], &scalar[1]));
-    assert_true(tier_fill(tier, &wide[0], &wide[1]));
-    struct guarded g[9];
-    const enum fill fills[] = {FILL_NORMAL, FILL_NARROW_1E6, FILL_1E30, FILL_SUBNORMAL, FILL_OUTLIER_FIRST};
-    struct operands op = {.dtype = dtype, .run = run};
-    op.x = tensor_at(&g[0], dtype, SPAN, seed, fills[seed % COUNT(fills)]);
-    op.dy = tensor_at(&g[1], dtype, SPAN, seed + 1, FILL_NORMAL);
-    void **const rows[] = {&op.k.mean_hi, &op.k.mean_lo, &op.k.scale, &op.k.shift, &op.k.slope};
-    for (size_t i = 0; i < COUNT(rows); i++)
-        *rows[i] = tensor_at(&g[2 + i], dtype, MAX_LENGTH + 1, 5 * seed + i + 1, FILL_NORMAL);
-    op.mean = tensor_at(&g[7], BN_F64, MAX_LENGTH, 5 * seed + 1, FILL_NORMAL);
-    op.mean_lo = tensor_at(&g[8], BN_F64, MAX_LENGTH, 5 * seed + 2, FILL_1E_20);
-    static struct written expected, actual;
-    call_slots(&scalar[dtype], &op, &expected);
-    call_slots(&wide[dtype], &op, &actual);
-    compare(bn_tiers[tier].name, &op, &expected, &actual);
-    for (size_t i = 0; i < COUNT(g); i++) guarded_free(&g[i]);
-}
-
-static void test_tiers_equal_scalar(void **state) {
-    (void)state;
-    const size_t lengths[] = {49, 63, 64, 65, 100, 127, 128, 129, 196, 255, 256, 257, 300};
-    for (size_t tier = 1; tier < bn_tier_count; tier++) {
-        if ((bn_tiers[tier].features & ~cpu_features()) != 0) {
-            print_message("# tier %s: skipped, this CPU lacks it or NORMD_CPU caps it\n", bn_tiers[tier].name);
-            continue;
-        }
-        uint64_t seed = 1;
-        for (size_t i = 1; i < 40 + COUNT(lengths); i++) {
-            const size_t length = i < 40 ? i : lengths[i - 40];
-            for (size_t planes = 1; planes <= MAX_PLANES; planes++) {
-                const struct bn_run run = {planes, length, length + seed % (GAP + 1)};
-                check_tier(tier, BN_F32, run, seed++);
-                check_tier(tier, BN_F64, run, seed++);
-            }
-        }
-    }
-}
-
-// By hand, so that the truth the other tiers are held to is not only its own measure.
+// Worked out by hand, so that the reference that tiers are held to is not only its own measure.
 static void test_scalar_by_hand(void **state) {
     (void)state;
-    struct bn_slots f32, f64;
-    assert_true(tier_fill(0, &f32, &f64));
-    const float x[] = {1, 2, 4, 8, 16, 32};
+    struct bn_slots slots[BN_DTYPES];
+    assert_true(tier_fill(0, slots));
+    const struct bn_slots *const s = &slots[BN_F32];
+    const float x[] = {1, 2, 4, 8, 16, 32}, z[] = {-100, -15, 10, 0, 0, 0}, dy[] = {1, 2, 3, 4, 5, 6};
+    const float pivots[] = {1, 2};
     double sums[2], sum[2], sumsq[2];
-    f32.sums_run(sums, x, (struct bn_run){.planes = 2, .length = 2, .stride = 3}, 1);
+    s->sums_run(sums, x, (struct bn_rows){.rows = 2, .length = 2, .stride = 3}, 1);
     assert_true(sums[0] == 0 + 1 + 7 + 15 && sums[1] == 0 + 1 + 49 + 225);
-    f32.sums_columns(sum, sumsq, x, 3, 2, 2);
+    s->sums_columns(sum, sumsq, x, (struct bn_rows){3, 2, 2}, pivots);
     assert_true(sum[0] == 3 + 15 && sum[1] == 6 + 30 && sumsq[0] == 9 + 225 && sumsq[1] == 36 + 900);
-    const float hi = 1, lo = 0.5, scale = 2, shift = 3, slope = 0.25;
-    const struct bn_coefficients k = {(void *)&hi, (void *)&lo, (void *)&scale, (void *)&shift, (void *)&slope};
-    float y[1];
-    f32.normalize_run(y, &x[2], (struct bn_run){1, 1, 1}, &k, 0);
-    assert_true(y[0] == (4 - 1.5F) * 2 + 3);
-    f32.grad_columns(y, &x[3], &x[2], 1, 1, 1, &k, 0);
-    assert_true(y[0] == ((8 - 3) - (4 - 1.5F) * 0.25F) * 2);
+
+    const float hi = 1, lo = 0.5F, scale = 2, beta = 3, shift = 3, slope = 0.25F;
+    const struct bn_coefficients k = {&hi, &lo, &scale, &beta, &shift, &slope};
+    const struct bn_rows row = {1, 3, 3};
+    float y[3], dx[3], dz[3];
+    struct bn_operands op = {.x = x, .z = z, .y = y, .relu = true}; // bn(x) is 2, 4, 8
+    s->normalize_run(&op, row, &k);
+    assert_true(y[0] == 0 && y[1] == 0 && y[2] == 18);
+    op.relu = false;
+    s->normalize_run(&op, row, &k);
+    assert_true(y[0] == -98 && y[1] == -11 && y[2] == 18);
+    op = (struct bn_operands){.x = x, .z = z, .dy = dy, .dx = dx, .dz = dz, .relu = true};
+    s->grad_run(&op, row, &k); // g is 0, 0, 3
+    assert_true(dx[0] == (-3 + 0.5F * 0.25F) * 2 && dx[2] == (0 - 2.5F * 0.25F) * 2);
+    assert_true(dz[0] == 0 && dz[1] == 0 && dz[2] == 3);
+    s->grad_sums_run(sums, &op, row, 1, &k);
+    assert_true(sums[0] == 3 && sums[1] == 9);
+    op.frozen = true;
+    s->grad_run(&op, row, &k);
+    assert_true(dx[0] == 0 && dx[2] == 6);
+}
+
+struct bench {
+    const char *tier;
+    struct bn_slots slots[BN_DTYPES];
+    struct stage stage;
+    uint64_t seed;
+};
+
+// The slot with the next flags from `flags` on that its contract allows.
+static void check_flags(struct bench *b, enum slot slot, enum bn_dtype dtype, struct bn_rows block, uint64_t flags) {
+    struct slot_case t = {.tier = b->tier, .slot = slot, .dtype = dtype, .block = block, .seed = b->seed++};
+    if (!chosen(t.seed, block.rows * block.length, 20000)) return;
+    while (!slot_flags(&t, flags % SLOT_FLAGS)) flags++;
+    check_slot(&b->stage, &b->slots[0], &t);
+}
+
+static void check_every_flag(struct bench *b, enum bn_dtype dtype, struct bn_rows block) {
+    for (enum slot slot = 0; slot < SLOTS; slot++) {
+        for (uint64_t flags = 0; flags < SLOT_FLAGS; flags++) {
+            struct slot_case t = {.slot = slot};
+            if (slot_flags(&t, flags)) check_flags(b, slot, dtype, block, flags);
+        }
+    }
+}
+
+static void check_some_flags(struct bench *b, enum bn_dtype dtype, struct bn_rows block, size_t count) {
+    for (size_t i = 0; i < SLOTS * count; i++) {
+        uint64_t random = b->seed;
+        check_flags(b, i % SLOTS, dtype, block, random_bits(&random));
+    }
+}
+
+static void check_blocks(struct bench *b, enum bn_dtype dtype) {
+    const size_t edges[] = {1, 8, 15, 16, 17, 31, 33, 64, 70};
+    for (size_t i = 0; i < COUNT(edges); i++) {
+        for (size_t rows = 1; rows <= 3; rows++) check_every_flag(b, dtype, (struct bn_rows){rows, edges[i], edges[i]});
+    }
+    const size_t lengths[] = {48, 49, 63, 64, 65, 127, 128, 129, 196, 255, 256, 257, 300};
+    for (size_t i = 1; i <= 40 + COUNT(lengths); i++) {
+        const size_t length = i <= 40 ? i : lengths[i - 41];
+        for (size_t rows = 1; rows <= 9; rows++)
+            check_some_flags(b, dtype, (struct bn_rows){rows, length, length + b->seed % 20}, 2);
+    }
+    for (size_t rows = 10; rows <= 50; rows++)
+        check_some_flags(b, dtype, (struct bn_rows){rows, 1 + b->seed % 50, 51 + b->seed % 3}, 2);
+    const struct bn_rows large[] = {{600, 7, 9},    {513, 16, 48}, {5, 4096, 4096}, {5, 4033, 5000}, {1, 8192, 8192},
+                                    {40, 784, 784}, {41, 49, 343}, {3, 2500, 2503}, {2, 8191, 8200}, {70, 300, 301}};
+    for (size_t i = 0; i < COUNT(large); i++) check_some_flags(b, dtype, large[i], 4);
+}
+
+static void check_first_nonfinite(struct bench *b, enum bn_dtype dtype) {
+    struct guarded *const g = &b->stage.tensor[X];
+    for (size_t n = 0; n < 400; n++) {
+        uint64_t random = n;
+        const enum fill fills[] = {FILL_NORMAL, FILL_SUBNORMAL, FILL_NEGATIVE_ZERO, FILL_SORTED};
+        fill_tensor(b->stage.before[X], dtype, (struct bn_shape){n, 1, 1}, fills[n % COUNT(fills)], n);
+        for (size_t i = 0; i < 5; i++) {
+            if (i > 0 && n > 0) sprinkle(b->stage.before[X], dtype, n % 2 ? n : 1 + n / 2, random_bits(&random));
+            const void *const x = place_copy(g, b->stage.before[X], dtype, n, &random);
+            const size_t at = b->slots[dtype].first_nonfinite(x, n);
+            const size_t expected = reference_first_nonfinite(x, dtype, n);
+            if (at != expected)
+                fail_msg("tier %s %s first_nonfinite of %zu is %zu, not %zu", b->tier, dtype_names[dtype], n, at,
+                         expected);
+        }
+    }
+}
+
+// From a finite half value to the next one further from 0, or to where that would be if the range did not end.
+static double half_step(struct half_format format, uint16_t bits) {
+    const double next = (double)half_value(format, bits + 1), value = (double)half_value(format, bits);
+    return isfinite(next) ? next - value : value - (double)half_value(format, bits - 1);
+}
+
+// Every half value, and every tie between two of them with its neighbours in float, through normalize_columns.
+static void check_conversions(struct bench *b, enum bn_dtype dtype) {
+    const struct half_format format = dtype == BN_F16 ? f16_format : bf16_format;
+    static float zero[4096], one[4096], beta[4096];
+    static uint16_t x[4096], y[4096];
+    const struct bn_coefficients k = {zero, zero, one, beta, NULL, NULL};
+    const struct bn_operands op = {.x = x, .y = y};
+    for (size_t i = 0; i < COUNT(one); i++) one[i] = 1;
+    for (uint32_t i = 0; i < 5 * 0x10000; i += COUNT(x)) {
+        for (uint32_t j = 0; j < COUNT(x); j++) {
+            const uint16_t bits = (uint16_t)((i + j) / 5 & 0xffff);
+            const double low = (double)half_value(format, bits);
+            const float tie = (float)(low + half_step(format, bits) / 2);
+            const float values[] = {(float)low, tie, nextafterf(tie, 0), nextafterf(tie, INFINITY),
+                                    nextafterf(tie, -INFINITY)};
+            const float v = values[(i + j) % 5];
+            // x + beta is v exactly, or x itself where beta is 0.
+            x[j] = bits;
+            beta[j] = isfinite(low) && isfinite(v) ? (float)((double)v - low) : 0;
+        }
+        b->slots[dtype].normalize_columns(&op, (struct bn_rows){1, COUNT(x), COUNT(x)}, &k);
+        for (uint32_t j = 0; j < COUNT(x); j++) {
+            uint16_t expected;
+            put(&expected, dtype, 0, get(x, dtype, j) + (double)beta[j]);
+            if (first_difference(&y[j], &expected, dtype, 1) == 0)
+                fail_msg("tier %s %s %#x + %a is %#x, not %#x", b->tier, dtype_names[dtype], x[j], (double)beta[j],
+                         y[j], expected);
+        }
+    }
+}
+
+static void tell_slot(int number) {
+    if (slot_at_work) name_slot(slot_at_work);
+    print_error("signal %d\n", number);
+    signal(number, SIG_DFL); // NOLINT: happens again on return
+}
+
+static void check_tier(size_t tier) {
+    struct bench *const b = calloc(1, sizeof *b);
+    b->tier = bn_tiers[tier].name;
+    assert_true(tier_fill(tier, b->slots));
+    stage_open(&b->stage);
+    void (*const before)(int) = signal(SIGSEGV, tell_slot);
+    for (enum bn_dtype dtype = 0; dtype <= BN_BF16; dtype++) {
+        check_blocks(b, dtype);
+        check_first_nonfinite(b, dtype);
+    }
+    check_conversions(b, BN_F16);
+    check_conversions(b, BN_BF16);
+    signal(SIGSEGV, before);
+    stage_close(&b->stage);
+    free(b);
+}
+
+static void test_tier(void **state) {
+    const char *const name = *state;
+    for (size_t i = 0; i < bn_tier_count; i++) {
+        if (strcmp(bn_tiers[i].name, name) != 0) continue;
+        if ((bn_tiers[i].features & ~cpu_features()) == 0) {
+            check_tier(i);
+            return;
+        }
+        print_message("# skipped: this CPU lacks %s, or NORMD_CPU caps it\n", name);
+        skip();
+    }
+    print_message("# skipped: this build has no tier %s\n", name);
+    skip();
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_cap),
         cmocka_unit_test(test_table),
         cmocka_unit_test(test_scalar_fills_every_slot),
         cmocka_unit_test(test_slots_in_use),
-        cmocka_unit_test(test_tiers_equal_scalar),
         cmocka_unit_test(test_scalar_by_hand),
+        {.name = "scalar", .test_func = test_tier, .initial_state = (void *)"scalar"},
+        {.name = "avx2", .test_func = test_tier, .initial_state = (void *)"avx2"},
+        {.name = "avx512", .test_func = test_tier, .initial_state = (void *)"avx512"},
+        {.name = "neon", .test_func = test_tier, .initial_state = (void *)"neon"},
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "neon.h"
+
+#ifdef __aarch64__
+
+#include "vector_bf16.inc"
+
+void neon_fill_bf16(struct bn_slots *slots) {
+    *slots = vector_slots;
+}
+
+#endif

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "scalar.h"
+#include "half.h"
+
+typedef uint16_t elem;
+typedef float real;
+
+static inline real load_one(elem value) {
+    return f16_to_float(value);
+}
+
+static inline void store_one(elem *to, real value) {
+    *to = float_to_f16(value);
+}
+
+#include "scalar.inc"
+
+void scalar_fill_f16(struct bn_slots *slots) {
+    *slots = scalar_slots;
+}
