@@ -42,10 +42,12 @@ size_t json_vector_room(size_t n);
 // Bytes that the rest of any reply takes at most, apart from names in lists.
 #define JSON_REPLY_ROOM ((size_t)2048)
 
-// Replies. `y` and `dx` hold the values and, by shape, form and wire, how they are written.
+// Replies. `y`, `dx` and `dresidual` (NULL: no such field) hold the values and, by shape, form and wire, how they are
+// written.
 bool json_encode_train(struct buffer *out, const struct msg_train_reply *reply, const struct tensor *y);
 bool json_encode_inference(struct buffer *out, const struct tensor *y, uint64_t version);
-bool json_encode_backward(struct buffer *out, const struct msg_backward_reply *reply, const struct tensor *dx);
+bool json_encode_backward(struct buffer *out, const struct msg_backward_reply *reply, const struct tensor *dx,
+                          const struct tensor *dresidual);
 bool json_encode_layer(struct buffer *out, const struct msg_layer *layer);
 bool json_encode_error(struct buffer *out, const struct msg_error *error);
 

@@ -12,6 +12,7 @@
 // ---- tables of fields
 
 static const char *const mode_words[] = {"train", "inference", NULL};
+static const char *const activation_words[] = {"relu", NULL}; // enum bn_activation's, from BN_RELU on
 
 #define CONFIG(member) offsetof(struct msg_config, member)
 static const struct field config_fields[] = {
@@ -64,21 +65,21 @@ static const struct field call_fields[] = {
 
 static const struct field train_fields[] = {
     {"cache", FIELD_BOOL, CALL(keep), 0, 0, NULL, 0},
-    {"activation", FIELD_NOT_BUILT, 0, 0, 0, NULL, 0},
-    {"residual", FIELD_NOT_BUILT, 0, 0, 0, NULL, 0},
+    {"activation", FIELD_WORD, CALL(activation), BN_RELU, 0, activation_words, 0},
     FIELD_END,
 };
 
 static const struct field inference_fields[] = {
-    {"activation", FIELD_NOT_BUILT, 0, 0, 0, NULL, 0},
-    {"residual", FIELD_NOT_BUILT, 0, 0, 0, NULL, 0},
+    {"activation", FIELD_WORD, CALL(activation), BN_RELU, 0, activation_words, 0},
     FIELD_END,
 };
 
 static const struct field backward_fields[] = {
-    {"step", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},           {"cache", FIELD_CACHE_ID, CALL(cache), 0, 0, NULL, 0},
-    {"mode", FIELD_WORD, CALL(mode), 0, 0, mode_words, 0}, {"activation", FIELD_NOT_BUILT, 0, 0, 0, NULL, 0},
-    {"residual", FIELD_NOT_BUILT, 0, 0, 0, NULL, 0},       FIELD_END,
+    {"step", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},
+    {"cache", FIELD_CACHE_ID, CALL(cache), 0, 0, NULL, 0},
+    {"mode", FIELD_WORD, CALL(mode), 0, 0, mode_words, 0},
+    {"activation", FIELD_WORD, CALL(activation), BN_RELU, 0, activation_words, 0},
+    FIELD_END,
 };
 
 static const struct field step_fields[] = {
@@ -182,7 +183,7 @@ struct call_walk {
     struct msg_call *call;
     enum json_call kind;
     enum bn_dtype dtype;
-    bool seen_x, seen_dout;
+    bool seen_x, seen_dout, seen_residual;
     struct rest rest;
 };
 
@@ -195,12 +196,19 @@ static bool take_once(bool *seen, struct scan *scan) {
 
 static bool take_call_member(void *context, struct scan *scan, const struct scan_key *key) {
     struct call_walk *const walk = context;
-    if (strcmp(key->name, "x") == 0) {
-        return take_once(&walk->seen_x, scan) ? scan_tensor(scan, &walk->call->x, walk->dtype) : scan_skip(scan, NULL);
-    }
-    if (strcmp(key->name, "dout") == 0 && walk->kind == JSON_BACKWARD) {
-        return take_once(&walk->seen_dout, scan) ? scan_tensor(scan, &walk->call->dout, walk->dtype)
-                                                 : scan_skip(scan, NULL);
+    struct msg_call *const call = walk->call;
+    const struct {
+        const char *name;
+        struct tensor *tensor;
+        bool *seen;
+    } tensors[] = {{"x", &call->x, &walk->seen_x},
+                   {"residual", &call->residual, &walk->seen_residual},
+                   {"dout", &call->dout, &walk->seen_dout}};
+    const size_t count = walk->kind == JSON_BACKWARD ? 3 : 2;
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(key->name, tensors[i].name) != 0) continue;
+        return take_once(tensors[i].seen, scan) ? scan_tensor(scan, tensors[i].tensor, walk->dtype)
+                                                : scan_skip(scan, NULL);
     }
     return rest_take(&walk->rest, scan, key);
 }
@@ -242,6 +250,10 @@ static bool check_call(const struct msg_call *call, enum json_call kind, const s
     if (walk->seen_x && has_cache)
         return msg_fail(error, MSG_CONFLICTING_FIELDS, "/cache", "give one of cache and x, not both");
     if (!walk->seen_x && !has_cache) return msg_fail(error, MSG_MISSING_FIELD, "/x", "one of x and cache is missing");
+    if (has_cache && call->activation != BN_IDENTITY)
+        return msg_fail(error, MSG_CONFLICTING_FIELDS, "/activation", "with a cache the activation is the pass's");
+    if (has_cache && walk->seen_residual)
+        return msg_fail(error, MSG_CONFLICTING_FIELDS, "/residual", "with a cache the residual is the pass's");
     return true;
 }
 

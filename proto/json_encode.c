@@ -178,9 +178,11 @@ bool json_encode_inference(struct buffer *out, const struct tensor *y, uint64_t 
     return put_text(out, "{") && put_tensor(out, "y", y) && put(out, ",\"version\":%" PRIu64 "}\n", version);
 }
 
-bool json_encode_backward(struct buffer *out, const struct msg_backward_reply *reply, const struct tensor *dx) {
-    return put_text(out, "{") && put_tensor(out, "dx", dx) && put_text(out, ",") &&
-           put_vector(out, "dgamma", reply->dgamma, reply->channels) && put_text(out, ",") &&
+bool json_encode_backward(struct buffer *out, const struct msg_backward_reply *reply, const struct tensor *dx,
+                          const struct tensor *dresidual) {
+    if (!put_text(out, "{") || !put_tensor(out, "dx", dx) || !put_text(out, ",")) return false;
+    if (dresidual != NULL && !(put_tensor(out, "dresidual", dresidual) && put_text(out, ","))) return false;
+    return put_vector(out, "dgamma", reply->dgamma, reply->channels) && put_text(out, ",") &&
            put_vector(out, "dbeta", reply->dbeta, reply->channels) &&
            put(out, ",\"version\":%" PRIu64 "}\n", reply->version);
 }

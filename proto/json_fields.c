@@ -51,7 +51,7 @@ static bool set_word(int *value, const struct field *field, const json_t *json, 
     size_t n = 0;
     for (int i = 0; field->words[i] != NULL; i++) {
         if (strcmp(field->words[i], json_string_value(json)) == 0) {
-            *value = i;
+            *value = (int)field->low + i;
             return true;
         }
         n += (size_t)snprintf(expected + n, sizeof expected - n, "%s\"%s\"", i > 0 ? ", " : "", field->words[i]);
@@ -83,7 +83,6 @@ bool field_set(void *message, const struct field *field, const json_t *json, con
     case FIELD_REAL_OR_NULL: return set_real(at, field, json, pointer, error);
     case FIELD_WORD: return set_word(at, field, json, pointer, error);
     case FIELD_CACHE_ID: return set_cache_id(at, field, json, pointer, error);
-    case FIELD_NOT_BUILT: return msg_fail(error, MSG_NOT_BUILT, pointer, "this build does not have %s", field->name);
     case FIELD_READ_ONLY: return true;
     }
     return true;
@@ -136,8 +135,6 @@ bool rest_take(struct rest *rest, struct scan *scan, const struct scan_key *key)
     json_error_t why;
     const struct field *const field = known_field(rest, key->name);
     if (field == NULL) return scan_refuse(scan, MSG_UNKNOWN_FIELD, "there is no such field here");
-    if (field->type == FIELD_NOT_BUILT)
-        return scan_refuse(scan, MSG_NOT_BUILT, "this build does not have %s", field->name);
     if (!scan_skip(scan, &text)) return false;
     rest->size += key->span.length + text.length;
     if (rest->size > JSON_REST_MAX) {

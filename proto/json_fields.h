@@ -17,10 +17,9 @@ enum field_type {
     FIELD_REAL,         // double in [low, high]
     FIELD_POSITIVE,     // double > 0, finite
     FIELD_REAL_OR_NULL, // double in [low, high]; null is NaN
-    FIELD_WORD,         // int: the index in `words`
+    FIELD_WORD,         // int: `low` plus the index in `words`
     FIELD_CACHE_ID,     // char[MSG_CACHE_ID_MAX + 1]
     FIELD_READ_ONLY,    // what GET gives: taken, and ignored
-    FIELD_NOT_BUILT,    // of the contract, but not in this build
 };
 
 struct field {

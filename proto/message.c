@@ -97,4 +97,5 @@ void msg_snapshot_free(struct msg_snapshot *snapshot) {
 void msg_call_free(struct msg_call *call) {
     tensor_free(&call->x);
     tensor_free(&call->dout);
+    tensor_free(&call->residual);
 }

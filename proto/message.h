@@ -199,7 +199,8 @@ enum msg_mode { MSG_MODE_TRAIN, MSG_MODE_INFERENCE };
 #define MSG_CACHE_ID_MAX 64
 
 struct msg_call {
-    struct tensor x, dout;
+    struct tensor x, dout, residual;
+    int activation;                   // enum bn_activation
     bool keep;                        // train-forward: "cache": true
     char cache[MSG_CACHE_ID_MAX + 1]; // backward; empty where absent
     bool has_channel_axis;

@@ -254,6 +254,12 @@ size_t tensor_first_overflow(const void *values, enum bn_dtype dtype, enum wire_
     return n;
 }
 
+struct tensor tensor_like(const struct tensor *like, struct buffer values) {
+    struct tensor t = *like;
+    t.values = values;
+    return t;
+}
+
 void tensor_move(struct tensor *to, struct tensor *from) {
     if (to == from) return;
     tensor_free(to);

@@ -56,6 +56,9 @@ void tensor_to_wire(void *raw, enum wire_dtype to, const void *values, enum bn_d
 // The index of the first of n values that is not finite, or would not be after rounding to `to`; n where there is none.
 size_t tensor_first_overflow(const void *values, enum bn_dtype dtype, enum wire_dtype to, size_t n);
 
+// A tensor of the shape, form and types of `like` with these values, which stay with their owner.
+struct tensor tensor_like(const struct tensor *like, struct buffer values);
+
 // Takes over the source's values; what `to` held is freed, the source is absent after and keeps its budget.
 void tensor_move(struct tensor *to, struct tensor *from);
 

@@ -128,7 +128,7 @@ static void finish_backward(struct job *job) {
         .version = batch->version,
     };
     atomic_fetch_add(&job->layer->backward, 1);
-    reply_with(job, 200, json_encode_backward(&job->reply.body, &reply, &job->call.dout));
+    reply_with(job, 200, json_encode_backward(&job->reply.body, &reply, &job->call.dout, NULL));
 }
 
 enum job_result ops_backward(struct job *job) {

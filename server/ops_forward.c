@@ -13,13 +13,6 @@ static bool is_finite(const double *values, size_t n) {
     return bn_first_nonfinite(values, n, BN_F64) == n;
 }
 
-// Copies what a reply's tensor takes from the request's: shape, form, types.
-static struct tensor tensor_like(const struct tensor *x, struct buffer values) {
-    struct tensor y = *x;
-    y.values = values;
-    return y;
-}
-
 static bool decode_x(struct job *job, enum json_call kind) {
     const enum bn_dtype dtype = (enum bn_dtype)job->state->config.dtype;
     if (!json_decode_call(&job->call, kind, reply_request_body(job), dtype, &job->error)) return false;

@@ -230,8 +230,6 @@ def test_channel_axis_of_a_call():
 @harness.rows([(f"{call}: {name}", call, body, status, code, pointer) for call in ("train-forward", "inference")
                for name, body, status, code, pointer in (
                    ("unknown field", {"x": X, "y": 1}, 400, "unknown_field", "/y"),
-                   ("activation, of a later build", {"x": X, "activation": "relu"}, 501, "not_built", "/activation"),
-                   ("residual, of a later build", {"x": X, "residual": X}, 501, "not_built", "/residual"),
                    ("dout", {"x": X, "dout": X}, 400, "unknown_field", "/dout"))
                ] + [
     ("cache is text", "train-forward", {"x": X, "cache": "yes"}, 422, "wrong_type", "/cache"),

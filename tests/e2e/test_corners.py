@@ -105,11 +105,10 @@ def test_304_has_the_length_of_the_200():
         assert known.headers.get("content-length") in (None, full.headers["content-length"]), known.headers
 
 
-@harness.rows([("unknown", "X", 400), ("not built", "residual", 501)])
-def test_large_fields_are_refused_for_their_name(field, status):
+def test_large_fields_are_refused_for_their_name():
     client, path = create("large")
     big = [[0.5, 1.5, 2.5]] * 20_000
-    wire.problem(client.post(path + "/train-forward", {"x": [[1, 2, 3], [4, 5, 7]], field: big}), status, None, "/" + field)
+    wire.problem(client.post(path + "/train-forward", {"x": [[1, 2, 3], [4, 5, 7]], "X": big}), 400, "unknown_field", "/X")
     wire.problem(client.patch(path + "/state", {"gama": [0.5] * 20_000}), 400, "unknown_field", "/gama")
 
 

@@ -123,7 +123,7 @@ def test_bad_value(field, value):
      ("/init", "/track_running_stats")),
     ("unknown field", '{"num_features":3,"momentun":0.1}', 400, "unknown_field", "/momentun"),
     ("unknown field to escape", '{"num_features":3,"a/b~c":0.1}', 400, "unknown_field", "/a~1b~0c"),
-    ("activation is of a later build", '{"num_features":3,"activation":"relu"}', 400, "unknown_field", "/activation"),
+    ("activation is a field of calls", '{"num_features":3,"activation":"relu"}', 400, "unknown_field", "/activation"),
     ("duplicate field", '{"num_features":3,"eps":1e-5,"eps":1e-5}', 400, "duplicate_field", "/eps"),
     ("duplicate field by escape", '{"num_features":3,"eps":1e-5,"\\u0065ps":1e-5}', 400, "duplicate_field", "/eps"),
     ("array", "[1]", 400, "not_an_object", None),

@@ -4,10 +4,10 @@
 const char *const rich[KINDS] = {
     "{\"num_features\":3,\"convention\":\"keras\",\"momentum\":null,\"eps\":1e-3,\"affine\":false,\"dtype\":\"f64\"}",
     "{\"momentum\":0.5,\"eps\":1e-3,\"nonfinite\":\"propagate\",\"single_value\":\"beta\"}",
-    "{\"x\":[[1,2],[3,4]],\"cache\":true,\"channel_axis\":-1}",
+    "{\"x\":[[1,2],[3,4]],\"cache\":true,\"channel_axis\":-1,\"activation\":\"relu\",\"residual\":[[5,6],[7,8]]}",
     "{\"channel_axis\":0,\"x\":{\"shape\":[2,1],\"data\":[1,2]}}",
     "{\"dout\":{\"shape\":[1,2],\"dtype\":\"f32\",\"base64\":\"AACAPwAAAMA=\"},\"x\":[[1,2]],\"mode\":\"train\","
-    "\"step\":{\"lr\":0.1,\"weight_decay\":0}}",
+    "\"residual\":{\"shape\":[1,2],\"data\":[3,4]},\"step\":{\"lr\":0.1,\"weight_decay\":0}}",
     "{\"gamma\":[1,2],\"beta\":null,\"running_mean\":[0.5,\"NaN\"],\"running_var\":[1,1],\"num_batches_tracked\":5,"
     "\"version\":3,\"layer\":{\"num_features\":2}}",
     "{\"layers\":{\"a\":{\"gamma\":[1],\"layer\":{\"num_features\":1}},\"b\":{\"running_var\":[2],\"num_batches_"

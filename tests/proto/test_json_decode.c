@@ -168,6 +168,37 @@ static void test_calls(void **state) {
     expect_error(BACKWARD, "{" DOUT "," X ",\"step\":{\"lr\":1e999}}", MSG_OVERFLOW, "/step");
 }
 
+static void test_activation_and_residual(void **state) {
+    (void)state;
+    static const struct {
+        enum kind kind;
+        const char *base;
+    } calls[] = {{TRAIN, X}, {INFERENCE, X}, {BACKWARD, X "," DOUT}};
+    for (size_t i = 0; i < COUNT(calls); i++) {
+        char text[200];
+        snprintf(text, sizeof text,
+                 "{%s,\"activation\":\"relu\",\"residual\":{\"shape\":[1,1],\"dtype\":\"f16\",\"base64\":\"AHw=\"}}",
+                 calls[i].base);
+        struct decoded d = decode_good(calls[i].kind, text);
+        const struct tensor *const residual = &d.call.residual;
+        assert_int_equal(d.call.activation, BN_RELU);
+        assert_true(residual->present && residual->count == 1 && residual->first_nonfinite == 0);
+        assert_true(residual->dtype == BN_F64 && residual->form == TENSOR_BASE64 && residual->wire == WIRE_F16);
+        release(&d);
+        snprintf(text, sizeof text, "{%s}", calls[i].base);
+        d = decode_good(calls[i].kind, text);
+        assert_true(d.call.activation == BN_IDENTITY && !d.call.residual.present);
+        release(&d);
+        snprintf(text, sizeof text, "{%s,\"residual\":[[1],[\"a\"]]}", calls[i].base);
+        expect_error(calls[i].kind, text, MSG_WRONG_TYPE, "/residual/1/0");
+        snprintf(text, sizeof text, "{%s,\"residual\":{\"shape\":[1,1],\"data\":[1e999]}}", calls[i].base);
+        expect_error(calls[i].kind, text, MSG_OVERFLOW, "/residual/data/0");
+    }
+    // They are the pass's.
+    expect_error(BACKWARD, "{" DOUT ",\"cache\":\"a\",\"activation\":\"relu\"}", MSG_CONFLICTING_FIELDS, "/activation");
+    expect_error(BACKWARD, "{" DOUT ",\"cache\":\"a\",\"residual\":[[1]]}", MSG_CONFLICTING_FIELDS, "/residual");
+}
+
 static void test_cache_ids(void **state) {
     (void)state;
     for (size_t length = MSG_CACHE_ID_MAX - 1; length <= MSG_CACHE_ID_MAX + 2; length++) {
@@ -308,6 +339,7 @@ int main(void) {
         cmocka_unit_test_setup(test_representation, fresh_budget),
         cmocka_unit_test_setup(test_patch_fixed, fresh_budget),
         cmocka_unit_test_setup(test_calls, fresh_budget),
+        cmocka_unit_test_setup(test_activation_and_residual, fresh_budget),
         cmocka_unit_test_setup(test_cache_ids, fresh_budget),
         cmocka_unit_test_setup(test_state, fresh_budget),
         cmocka_unit_test_setup(test_snapshot, fresh_budget),

@@ -46,12 +46,18 @@ static void test_backward(void **state) {
     (void)state;
     const size_t dim[] = {2, 3};
     struct tensor dx = tensor_of(TENSOR_FLAT, WIRE_F64, BN_F64, 2, dim, -1);
-    for (int affine = 0; affine < 2; affine++) {
+    struct tensor dresidual = tensor_of(TENSOR_NESTED, WIRE_F64, BN_F64, 2, dim, 7);
+    for (int kind = 0; kind < 4; kind++) {
+        const bool affine = (kind & 1) != 0, residual = (kind & 2) != 0;
         const struct msg_backward_reply reply = {affine ? f64_values : NULL, affine ? f64_values + 3 : NULL, 14, 17};
         struct buffer out = {0};
-        assert_true(json_encode_backward(&out, &reply, &dx));
+        assert_true(json_encode_backward(&out, &reply, &dx, residual ? &dresidual : NULL));
         json_t *const json = parse(&out);
-        expect_names(json, "dx dgamma dbeta version ");
+        expect_names(json, residual ? "dx dresidual dgamma dbeta version " : "dx dgamma dbeta version ");
+        const json_t *const rows = json_object_get(json, "dresidual");
+        assert_int_equal(json_array_size(rows), residual ? 2 : 0);
+        for (size_t i = 0; i < json_array_size(rows); i++)
+            expect_vector(json_array_get(rows, i), (const double[]){1, 1, 1}, 3);
         expect_vector(json_object_get(json, "dgamma"), reply.dgamma, 14);
         expect_vector(json_object_get(json, "dbeta"), reply.dbeta, 14);
         expect_integer(json, "version", 17);
@@ -59,6 +65,7 @@ static void test_backward(void **state) {
         buffer_free(&out);
     }
     tensor_free(&dx);
+    tensor_free(&dresidual);
 }
 
 static void expect_layer(const json_t *json, const struct msg_layer *layer) {
@@ -249,7 +256,7 @@ static bool encode_any(size_t which, struct buffer *out, const struct tensor *t)
     const struct msg_error error = {.code = MSG_INTERNAL, .detail = "x"};
     switch (which) {
     case 0: return json_encode_train(out, &train, t);
-    case 1: return json_encode_backward(out, &backward, t);
+    case 1: return json_encode_backward(out, &backward, t, t);
     case 2: return json_encode_inference(out, t, 1);
     case 3: return json_encode_layer(out, &layer);
     case 4: return json_encode_error(out, &error);

@@ -34,13 +34,21 @@ static const struct field {
     {TRAIN, "{", "}", "", "x", "[[1]]|[]|{\"shape\":[1,1],\"data\":[1]}", "1|null|\"a\"|true", ""},
     {TRAIN, "{" X ",", "}", "", "cache", "true|false", "null|0|\"true\"|[]|{}", ""},
     {TRAIN, "{" X ",", "}", "", "channel_axis", "-8|-1|0|7", "null|1.0|\"1\"|[]|{}|true", "8|-9"},
+    {TRAIN, "{" X ",", "}", "", "activation", "\"relu\"", "null|0|true|[]|{}", "\"none\"|\"ReLU\"|\"gelu\"|\"\""},
+    {TRAIN, "{" X ",", "}", "", "residual", "[[1]]|[]|{\"shape\":[1,1],\"data\":[1]}", "1|null|\"a\"|true", ""},
     {INFERENCE, "{", "}", "", "x", "[[1]]|[]", "1|null|\"a\"|true", ""},
     {INFERENCE, "{" X ",", "}", "", "channel_axis", "-8|-1|0|7", "null|1.0|\"1\"|[]|{}|true", "8|-9"},
+    {INFERENCE, "{" X ",", "}", "", "activation", "\"relu\"", "null|0|true|[]|{}", "\"none\"|\"ReLU\"|\"gelu\"|\"\""},
+    {INFERENCE, "{" X ",", "}", "", "residual", "[[1]]|[]|{\"shape\":[1,1],\"data\":[1]}", "1|null|\"a\"|true", ""},
     {BACKWARD, "{" DOUT ",", "}", "", "x", "[[1]]|[]", "1|null|\"a\"|true", ""},
     {BACKWARD, "{" X ",", "}", "", "dout", "[[1]]|[]", "1|null|\"a\"|true", ""},
     {BACKWARD, "{" DOUT ",", "}", "", "cache", "\"a\"|\"0123456789abcdef\"", "null|1|true|[]|{}", "\"\""},
     {BACKWARD, "{" X "," DOUT ",", "}", "", "channel_axis", "-8|-1|0|7", "null|1.0|\"1\"|[]|{}|true", "8|-9"},
     {BACKWARD, "{" X "," DOUT ",", "}", "", "mode", "\"train\"|\"inference\"", "null|1|true|[]|{}", "\"eval\"|\"\""},
+    {BACKWARD, "{" X "," DOUT ",", "}", "", "activation", "\"relu\"", "null|0|true|[]|{}",
+     "\"none\"|\"ReLU\"|\"gelu\"|\"\""},
+    {BACKWARD, "{" X "," DOUT ",", "}", "", "residual", "[[1]]|[]|{\"shape\":[1,1],\"data\":[1]}", "1|null|\"a\"|true",
+     ""},
     {BACKWARD, "{" X "," DOUT ",", "}", "", "step", "{\"lr\":1}|{\"weight_decay\":0,\"lr\":1}", "null|1|true|[]|\"a\"",
      ""},
     {BACKWARD, "{" X "," DOUT ",\"step\":{", "}}", "/step", "lr", "0|0.1|1|-1|1e300", "null|\"1\"|true|[]|{}", ""},
@@ -79,7 +87,8 @@ static void test_field_values(void **state) {
     for (size_t i = 0; i < COUNT(fields); i++) {
         each_value(&fields[i], fields[i].good, MSG_OK);
         each_value(&fields[i], fields[i].outside, MSG_OUT_OF_RANGE);
-        const bool tensor = strcmp(fields[i].name, "x") == 0 || strcmp(fields[i].name, "dout") == 0;
+        const bool tensor = strcmp(fields[i].name, "x") == 0 || strcmp(fields[i].name, "dout") == 0 ||
+                            strcmp(fields[i].name, "residual") == 0;
         each_value(&fields[i], fields[i].wrong, MSG_WRONG_TYPE);
         if (tensor) each_value(&fields[i], "[1]", MSG_SHAPE_MISMATCH);
     }
@@ -153,22 +162,6 @@ static void test_long_unknown_fields(void **state) {
     }
 }
 
-// The contract has them, this build has not.
-static void test_not_built(void **state) {
-    (void)state;
-    static const struct {
-        enum kind kind;
-        const char *base;
-    } calls[] = {{TRAIN, X}, {INFERENCE, X}, {BACKWARD, X "," DOUT}};
-    for (size_t i = 0; i < COUNT(calls); i++) {
-        char text[100];
-        snprintf(text, sizeof text, "{%s,\"activation\":\"relu\"}", calls[i].base);
-        expect_error(calls[i].kind, text, MSG_NOT_BUILT, "/activation");
-        snprintf(text, sizeof text, "{%s,\"residual\":[[1]]}", calls[i].base);
-        expect_error(calls[i].kind, text, MSG_NOT_BUILT, "/residual");
-    }
-}
-
 // What is not tensors may take 64 KiB, in calls and in each layer of a snapshot; tensors may take what they like.
 static void test_big_rest(void **state) {
     (void)state;
@@ -213,7 +206,6 @@ int main(void) {
         cmocka_unit_test_setup(test_fields_twice, fresh_budget),
         cmocka_unit_test_setup(test_unknown_fields, fresh_budget),
         cmocka_unit_test_setup(test_long_unknown_fields, fresh_budget),
-        cmocka_unit_test_setup(test_not_built, fresh_budget),
         cmocka_unit_test_setup(test_big_rest, fresh_budget),
     };
     return cmocka_run_group_tests_name("json_fields", tests, NULL, NULL);

@@ -155,8 +155,10 @@ static void test_long_error(void **state) {
 static void test_releases(void **state) {
     (void)state;
     struct budget budget = {.limit = 10000};
-    struct msg_call call = {.x.values.budget = &budget, .dout.values.budget = &budget};
+    struct msg_call call = {
+        .x.values.budget = &budget, .dout.values.budget = &budget, .residual.values.budget = &budget};
     assert_true(buffer_reserve(&call.x.values, 100) && buffer_reserve(&call.dout.values, 200));
+    assert_true(buffer_reserve(&call.residual.values, 300));
     for (int i = 0; i < 2; i++) msg_call_free(&call); // twice does no harm
     assert_int_equal(budget.used, 0);
     struct msg_snapshot snapshot = {.storage.budget = &budget, .count = 2};

@@ -331,6 +331,8 @@ static void test_ownership(void **state) {
     assert_ptr_equal(a.values.budget, &budget);
     tensor_move(&b, &b);
     assert_ptr_equal(b.values.data, data);
+    const struct tensor like = tensor_like(&b, a.values);
+    assert_true(like.present && like.rank == 2 && like.dim[1] == 2 && like.count == 4 && like.values.data == NULL);
     tensor_free(&a);
     tensor_free(&b);
     assert_true(!b.present && b.values.data == NULL);
