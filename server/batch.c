@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "reply.h"
 #include "../proto/scan.h"
@@ -51,6 +52,18 @@ bool batch_set_shape(struct job *job, const struct tensor *x) {
     batch->channel_axis = (int)axis;
     batch->count = shape.outer * shape.inner;
     return true;
+}
+
+static bool same_shape(const struct tensor *a, const struct tensor *b) {
+    if (a->count == 0 && b->count == 0 && (a->rank == 0 || b->rank == 0)) return true;
+    return a->rank == b->rank && memcmp(a->dim, b->dim, (size_t)a->rank * sizeof a->dim[0]) == 0;
+}
+
+bool batch_check_shape(struct job *job, const char *field, const struct tensor *tensor, const struct tensor *x) {
+    if (same_shape(tensor, x)) return true;
+    char pointer[MSG_POINTER_MAX];
+    snprintf(pointer, sizeof pointer, "/%s", field);
+    return msg_fail(&job->error, MSG_SHAPE_MISMATCH, pointer, "%s has not the shape of x", field);
 }
 
 bool batch_refuses_single(const struct batch *batch, const struct msg_config *config) {
@@ -110,21 +123,37 @@ bool batch_train_forward(struct job *job, struct tensor *y) {
     struct batch *const batch = &job->batch;
     const struct layer_state *const state = job->state;
     const struct tensor *const x = &job->call.x;
+    const struct bn_post post = batch_post(&job->call);
     struct bn_stats stats = batch_stats(batch);
     const enum bn_status status =
         bn_train_forward(y->values.data, &stats, x->values.data, x->dtype, batch->shape, state->gamma, state->beta,
-                         state->config.eps, NULL, job->service->pool);
+                         state->config.eps, &post, job->service->pool);
     return reply_kernel_ok(&job->error, status) && set_variance(job, &stats) &&
            batch_check_result(&state->config, batch, "x", y, &job->error);
 }
 
-void batch_fill_beta(struct tensor *y, const double *beta) {
+struct bn_post batch_post(const struct msg_call *call) {
+    return (struct bn_post){(enum bn_activation)call->activation, call->residual.values.data};
+}
+
+static double activate(double value, enum bn_activation activation) {
+    return activation == BN_RELU && value <= 0 ? 0 : value;
+}
+
+void batch_fill_beta(struct tensor *y, const double *beta, const struct bn_post *post) {
     float *const f32 = (float *)(void *)y->values.data;
     double *const f64 = (double *)(void *)y->values.data;
+    const float *const residual32 = post->residual;
+    const double *const residual64 = post->residual;
     for (size_t c = 0; c < y->count; c++) {
         const double value = beta != NULL ? beta[c] : 0;
-        if (y->dtype == BN_F32) f32[c] = (float)value;
-        if (y->dtype == BN_F64) f64[c] = value;
+        if (y->dtype == BN_F32) {
+            const float sum = residual32 != NULL ? (float)value + residual32[c] : (float)value;
+            f32[c] = (float)activate((double)sum, post->activation);
+        } else {
+            const double sum = residual64 != NULL ? value + residual64[c] : value;
+            f64[c] = activate(sum, post->activation);
+        }
     }
 }
 

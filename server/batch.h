@@ -26,6 +26,9 @@ bool batch_allocate(struct batch *batch, struct msg_error *error);
 // Sees x as {outer, channels, inner} with the call's channel axis or the layer's, into job->batch.
 bool batch_set_shape(struct job *job, const struct tensor *x);
 
+// Refuses a tensor that has not the shape of x; all empty ones are of one shape where one of them is [].
+bool batch_check_shape(struct job *job, const char *field, const struct tensor *tensor, const struct tensor *x);
+
 // True where batch statistics of one value per channel are to be refused.
 bool batch_refuses_single(const struct batch *batch, const struct msg_config *config);
 
@@ -47,8 +50,11 @@ bool batch_statistics(struct job *job, const struct tensor *x);
 // Those of the call's x, and its y by the gamma, beta and eps of job->state. y may be the call's x.
 bool batch_train_forward(struct job *job, struct tensor *y);
 
-// y = beta for one value per channel (single_value "beta"), whatever the value is. beta NULL: 0.
-void batch_fill_beta(struct tensor *y, const double *beta);
+// What follows the normalization in a call with x. Borrows the residual.
+struct bn_post batch_post(const struct msg_call *call);
+
+// y = beta, then `post`, for one value per channel (single_value "beta"), whatever the value is. beta NULL: 0.
+void batch_fill_beta(struct tensor *y, const double *beta, const struct bn_post *post);
 
 // How x is normalized with the batch's own statistics; gamma and beta NULL: 1 and 0.
 struct bn_norm batch_norm(const struct batch *batch, double eps, const double *gamma, const double *beta);

@@ -19,7 +19,7 @@ struct cache {
 };
 
 static size_t pass_bytes(const struct pass *pass) {
-    return sizeof *pass + pass->x.values.capacity + pass->vectors.capacity;
+    return sizeof *pass + pass->x.values.capacity + pass->residual.values.capacity + pass->vectors.capacity;
 }
 
 struct pass *pass_new(size_t channels, struct budget *budget) {
@@ -42,6 +42,7 @@ void pass_release(struct pass *pass) {
     if (pass == NULL || atomic_fetch_sub_explicit(&pass->refs, 1, memory_order_acq_rel) != 1) return;
     layer_release(pass->layer);
     tensor_free(&pass->x);
+    tensor_free(&pass->residual);
     buffer_free(&pass->vectors);
     free(pass);
 }

@@ -26,11 +26,13 @@ struct pass {
     struct layer *layer; // referenced
     uint64_t layer_id;   // of the layer's state
     double eps;          // that y was made with
-    bool affine;         // gamma is among the vectors
+    bool affine;         // gamma and beta are among the vectors
     struct tensor x;     // owned
+    enum bn_activation activation;
+    struct tensor residual; // owned; its values are kept only where there is an activation, whose gradient needs them
     struct bn_shape shape;
     int channel_axis;      // of x, not negative
-    struct buffer vectors; // owned: mean, mean_lo, var, gamma, [channels] doubles each
+    struct buffer vectors; // owned: mean, mean_lo, var, gamma, beta, [channels] doubles each
 
     struct pass *hash_next; // under the cache's lock, as is the rest
     struct pass *newer, *older;
@@ -53,7 +55,8 @@ double *pass_vector(const struct pass *pass, int index);
 #define PASS_MEAN_LO 1
 #define PASS_VAR 2
 #define PASS_GAMMA 3
-#define PASS_VECTORS 4
+#define PASS_BETA 4
+#define PASS_VECTORS 5
 
 // True where a pass of so many bytes can be kept at all.
 bool cache_fits(const struct cache *cache, size_t bytes);

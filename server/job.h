@@ -59,11 +59,11 @@ struct batch {
     struct bn_shape shape;
     int channel_axis; // not negative
     uint64_t count;
-    struct tensor y;     // owned
+    struct tensor y;     // owned; backward: room of dresidual
     uint64_t normalizer; // of the state that y was made with
     bool first_batch;    // y was made with the batch's own gamma and beta
     bool renormalized;   // y was made with a state that may not have been published
-    bool nonfinite;      // x, dout or what was computed from them is not finite
+    bool nonfinite;      // x, dout, the residual or what was computed from them is not finite
     bool updated;
     uint64_t version, num_batches_tracked;
     bool tracks;

@@ -12,9 +12,28 @@ static const struct tensor *input_of(const struct job *job) {
     return job->pass != NULL ? &job->pass->x : &job->call.x;
 }
 
+static const struct tensor *residual_of(const struct job *job) {
+    return job->pass != NULL ? &job->pass->residual : &job->call.residual;
+}
+
+static struct bn_post post_of(const struct job *job) {
+    if (job->pass == NULL) return batch_post(&job->call);
+    return (struct bn_post){job->pass->activation, job->pass->residual.values.data};
+}
+
 static const double *gamma_of(const struct job *job) {
     if (job->pass == NULL) return job->state->gamma;
     return job->pass->affine ? pass_vector(job->pass, PASS_GAMMA) : NULL;
+}
+
+static const double *beta_of(const struct job *job) {
+    if (job->pass == NULL) return job->state->beta;
+    return job->pass->affine ? pass_vector(job->pass, PASS_BETA) : NULL;
+}
+
+// What takes dresidual: the residual of the call, which is of no use after, or room beside that of a pass.
+static struct buffer *dresidual_of(struct job *job) {
+    return job->pass != NULL ? &job->batch.y.values : &job->call.residual.values;
 }
 
 static bool find_pass(struct job *job) {
@@ -39,11 +58,6 @@ static bool find_pass(struct job *job) {
     return true;
 }
 
-static bool same_shape(const struct tensor *a, const struct tensor *b) {
-    if (a->count == 0 && b->count == 0 && (a->rank == 0 || b->rank == 0)) return true;
-    return a->rank == b->rank && memcmp(a->dim, b->dim, (size_t)a->rank * sizeof a->dim[0]) == 0;
-}
-
 static bool check_backward(struct job *job) {
     const struct msg_config *const config = &job->state->config;
     const bool own = job->call.mode == MSG_MODE_TRAIN;
@@ -54,40 +68,58 @@ static bool check_backward(struct job *job) {
         return msg_fail(&job->error, MSG_NOT_SUPPORTED_BY_LAYER, "/step", "the layer has no gamma and beta to step");
     }
     if (!find_pass(job) || (job->pass == NULL && !batch_set_shape(job, &job->call.x))) return false;
-    if (!same_shape(&job->call.dout, input_of(job))) {
-        return msg_fail(&job->error, MSG_SHAPE_MISMATCH, "/dout", "dout has not the shape of x");
-    }
+    if (!batch_check_shape(job, "dout", &job->call.dout, input_of(job))) return false;
+    if (job->call.residual.present && !batch_check_shape(job, "residual", &job->call.residual, &job->call.x))
+        return false;
     if (own && job->pass == NULL && batch_refuses_single(&job->batch, config)) {
         return msg_fail(&job->error, MSG_SINGLE_VALUE, "/x", "x has one value per channel, which the layer rejects");
     }
-    return batch_check_finite(job, "dout", &job->call.dout) && batch_check_finite(job, "x", input_of(job));
+    return batch_check_finite(job, "dout", &job->call.dout) && batch_check_finite(job, "x", input_of(job)) &&
+           batch_check_finite(job, "residual", residual_of(job));
 }
 
-// dx in the place of dout, dgamma and dbeta in the batch's vectors.
+// How the forward call normalized x: with its statistics, which the pass has or which are taken here, or, in mode
+// inference, the running ones of now. For a batch that is not empty.
+static bool find_norm(struct job *job, struct bn_norm *norm) {
+    const double *const gamma = gamma_of(job), *const beta = beta_of(job);
+    if (job->call.mode == MSG_MODE_INFERENCE) {
+        *norm = batch_running_norm(job->state, gamma, beta);
+        return true;
+    }
+    if (job->pass == NULL) {
+        *norm = batch_norm(&job->batch, job->state->config.eps, gamma, beta);
+        return batch_statistics(job, &job->call.x);
+    }
+    *norm = (struct bn_norm){.mean = pass_vector(job->pass, PASS_MEAN),
+                             .mean_lo = pass_vector(job->pass, PASS_MEAN_LO),
+                             .var = pass_vector(job->pass, PASS_VAR),
+                             .gamma = gamma,
+                             .beta = beta,
+                             .eps = job->pass->eps};
+    return true;
+}
+
+// dx in the place of dout, dgamma and dbeta in the batch's vectors. dresidual cannot overflow: its values are of dout,
+// or 0.
 static bool compute(struct job *job) {
     struct batch *const batch = &job->batch;
     const struct tensor *const x = input_of(job);
     struct tensor *const dout = &job->call.dout;
     double *const dgamma = batch_vector(batch, BATCH_GAMMA), *const dbeta = batch_vector(batch, BATCH_BETA);
     const bool own = job->call.mode == MSG_MODE_TRAIN;
-    struct bn_norm norm = batch_running_norm(job->state, gamma_of(job), NULL);
-    if (own && job->pass == NULL) {
-        if (batch->count > 0 && !batch_statistics(job, x)) return false;
-        norm = batch_norm(batch, job->state->config.eps, gamma_of(job), NULL);
-    } else if (own) {
-        norm = (struct bn_norm){.mean = pass_vector(job->pass, PASS_MEAN),
-                                .mean_lo = pass_vector(job->pass, PASS_MEAN_LO),
-                                .var = pass_vector(job->pass, PASS_VAR),
-                                .gamma = gamma_of(job),
-                                .eps = job->pass->eps};
-    }
+    struct bn_norm norm;
     if (batch->count == 0) {
         memset(dgamma, 0, 2 * batch->shape.channels * sizeof *dgamma);
         return true;
     }
-    const struct bn_gradients gradients = {.dx = dout->values.data, .dgamma = dgamma, .dbeta = dbeta};
+    if (!find_norm(job, &norm)) return false;
+    const struct bn_post post = post_of(job);
+    const struct bn_gradients gradients = {.dx = dout->values.data,
+                                           .dresidual = residual_of(job)->present ? dresidual_of(job)->data : NULL,
+                                           .dgamma = dgamma,
+                                           .dbeta = dbeta};
     const enum bn_status status = (own ? bn_backward : bn_backward_frozen)(
-        &gradients, dout->values.data, x->values.data, x->dtype, batch->shape, &norm, NULL, job->service->pool);
+        &gradients, dout->values.data, x->values.data, x->dtype, batch->shape, &norm, &post, job->service->pool);
     const struct msg_config *const config = &job->state->config;
     // A finite call whose gradients overflow is as bad for gamma and beta as one that is not finite.
     const size_t channels = batch->shape.channels;
@@ -127,8 +159,23 @@ static void finish_backward(struct job *job) {
         .channels = batch->shape.channels,
         .version = batch->version,
     };
+    const struct tensor *const dx = &job->call.dout;
+    const struct tensor dresidual = tensor_like(dx, *dresidual_of(job));
     atomic_fetch_add(&job->layer->backward, 1);
-    reply_with(job, 200, json_encode_backward(&job->reply.body, &reply, &job->call.dout, NULL));
+    reply_with(job, 200,
+               json_encode_backward(&job->reply.body, &reply, dx, residual_of(job)->present ? &dresidual : NULL));
+}
+
+static bool prepare(struct job *job) {
+    struct batch *const batch = &job->batch;
+    const struct tensor *const dout = &job->call.dout;
+    const bool has_residual = residual_of(job)->present;
+    const size_t tensors = has_residual ? 2 : 1;
+    const size_t room =
+        tensors * json_tensor_room(dout) + 2 * json_vector_room(batch->shape.channels) + JSON_REPLY_ROOM;
+    if (!batch_allocate(batch, &job->error) || !buffer_reserve(&job->reply.body, room)) return false;
+    if (!has_residual || job->pass == NULL) return true;
+    return buffer_reserve(dresidual_of(job), dout->count * bn_dtype_size(dout->dtype) + 1);
 }
 
 enum job_result ops_backward(struct job *job) {
@@ -138,9 +185,7 @@ enum job_result ops_backward(struct job *job) {
                           &job->error))
         return JOB_REPLY;
     if (!check_backward(job)) return JOB_REPLY;
-    const size_t room =
-        json_tensor_room(&job->call.dout) + 2 * json_vector_room(batch->shape.channels) + JSON_REPLY_ROOM;
-    if (!batch_allocate(batch, &job->error) || !buffer_reserve(&job->reply.body, room)) return reply_failed(job);
+    if (!prepare(job)) return reply_failed(job);
     if (!compute(job)) return JOB_REPLY;
     batch->version = job->state->version;
     const bool skip = batch->nonfinite && config->nonfinite == MSG_SKIP_UPDATE;

@@ -13,11 +13,15 @@ static bool is_finite(const double *values, size_t n) {
     return bn_first_nonfinite(values, n, BN_F64) == n;
 }
 
-static bool decode_x(struct job *job, enum json_call kind) {
+// The call, with its x and residual checked.
+static bool decode(struct job *job, enum json_call kind) {
     const enum bn_dtype dtype = (enum bn_dtype)job->state->config.dtype;
+    const struct tensor *const x = &job->call.x, *const residual = &job->call.residual;
     if (!json_decode_call(&job->call, kind, reply_request_body(job), dtype, &job->error)) return false;
     buffer_free(&job->body);
-    return batch_set_shape(job, &job->call.x) && batch_check_finite(job, "x", &job->call.x);
+    if (!batch_set_shape(job, x) || (residual->present && !batch_check_shape(job, "residual", residual, x)))
+        return false;
+    return batch_check_finite(job, "x", x) && batch_check_finite(job, "residual", residual);
 }
 
 // ---- train-forward
@@ -46,14 +50,15 @@ static bool normalize(struct job *job, const struct layer_state *state, struct m
         beta = batch_vector(batch, BATCH_BETA);
     }
     batch->normalizer = state->normalizer;
+    const struct bn_post post = batch_post(&job->call);
     if (batch->count == 1) {
-        batch_fill_beta(&batch->y, beta);
+        batch_fill_beta(&batch->y, beta, &post);
         return batch_check_result(&state->config, batch, "x", &batch->y, error);
     }
     const struct bn_norm norm = batch_norm(batch, state->config.eps, gamma, beta);
     const struct tensor *const x = &job->call.x;
     return reply_kernel_ok(error, bn_normalize(batch->y.values.data, x->values.data, x->dtype, batch->shape, &norm,
-                                               NULL, job->service->pool)) &&
+                                               &post, job->service->pool)) &&
            batch_check_result(&state->config, batch, "x", &batch->y, error);
 }
 
@@ -81,6 +86,7 @@ static void fill_pass(struct job *job, const struct layer_state *state) {
     struct pass *const pass = job->pass;
     const struct batch *const batch = &job->batch;
     const double *const gamma = batch->first_batch ? batch_vector(batch, BATCH_GAMMA) : state->gamma;
+    const double *const beta = batch->first_batch ? batch_vector(batch, BATCH_BETA) : state->beta;
     const size_t bytes = batch->shape.channels * sizeof(double);
     if (pass->layer == NULL) {
         layer_ref(job->layer);
@@ -91,11 +97,21 @@ static void fill_pass(struct job *job, const struct layer_state *state) {
     pass->affine = gamma != NULL;
     pass->shape = batch->shape;
     pass->channel_axis = batch->channel_axis;
+    pass->activation = (enum bn_activation)job->call.activation;
     if (gamma != NULL) memcpy(pass_vector(pass, PASS_GAMMA), gamma, bytes);
+    if (beta != NULL) memcpy(pass_vector(pass, PASS_BETA), beta, bytes);
     if (batch->count == 0) return;
     memcpy(pass_vector(pass, PASS_MEAN), batch_vector(batch, BATCH_MEAN), bytes);
     memcpy(pass_vector(pass, PASS_MEAN_LO), batch_vector(batch, BATCH_MEAN_LO), bytes);
     memcpy(pass_vector(pass, PASS_VAR), batch_vector(batch, BATCH_VAR), bytes);
+}
+
+// Under a policy that was another one when the call was decoded.
+static bool refuse_nonfinite(const struct job *job, struct msg_error *error) {
+    const struct tensor *const x = &job->call.x, *const residual = &job->call.residual;
+    const bool is_residual = residual->first_nonfinite < residual->count && x->first_nonfinite >= x->count;
+    return msg_fail(error, MSG_NON_FINITE, is_residual ? "/residual" : "/x",
+                    "%s has a value that is not finite, which the layer rejects", is_residual ? "residual" : "x");
 }
 
 static bool apply_train(struct change *change, struct txn *txn) {
@@ -103,10 +119,7 @@ static bool apply_train(struct change *change, struct txn *txn) {
     struct batch *const batch = &job->batch;
     const struct layer_state *const state = reply_current(job, txn, true);
     if (state == NULL) return false;
-    if (batch->nonfinite && state->config.nonfinite == MSG_REJECT) {
-        return msg_fail(&change->error, MSG_NON_FINITE, "/x",
-                        "x has a value that is not finite, which the layer rejects");
-    }
+    if (batch->nonfinite && state->config.nonfinite == MSG_REJECT) return refuse_nonfinite(job, &change->error);
     if (is_stale(batch, state)) {
         batch->renormalized = true;
         if (!normalize(job, state, &change->error)) return false;
@@ -143,6 +156,8 @@ static void finish_train(struct job *job) {
     const bool encoded = json_encode_train(&job->reply.body, &reply, &batch->y);
     if (job->pass != NULL) {
         tensor_move(&job->pass->x, &job->call.x);
+        tensor_move(&job->pass->residual, &job->call.residual);
+        if (job->pass->activation == BN_IDENTITY) buffer_free(&job->pass->residual.values);
         cache_insert(job->service->cache, job->pass, uv_hrtime());
     }
     atomic_fetch_add(&job->layer->train_forward, 1);
@@ -161,7 +176,8 @@ static bool prepare_train(struct job *job) {
     if (!buffer_reserve(&batch->y.values, x->count * bn_dtype_size(x->dtype) + 1)) return false;
     if (!buffer_reserve(&job->reply.body, room)) return false;
     if (!job->call.keep) return true;
-    const size_t bytes = x->values.capacity + channels * PASS_VECTORS * sizeof(double);
+    const size_t residual = job->call.activation != BN_IDENTITY ? job->call.residual.values.capacity : 0;
+    const size_t bytes = x->values.capacity + residual + channels * PASS_VECTORS * sizeof(double);
     if (!cache_fits(job->service->cache, bytes)) {
         return msg_fail(&job->error, MSG_OUT_OF_RANGE, "/cache",
                         "a pass of %zu bytes is larger than the cache budget; send x to backward", bytes);
@@ -173,7 +189,7 @@ static bool prepare_train(struct job *job) {
 enum job_result ops_train_forward(struct job *job) {
     const struct layer_state *const state = job->state;
     struct batch *const batch = &job->batch;
-    if (!decode_x(job, JSON_TRAIN_FORWARD)) return JOB_REPLY;
+    if (!decode(job, JSON_TRAIN_FORWARD)) return JOB_REPLY;
     if (batch_refuses_single(batch, &state->config)) {
         msg_fail(&job->error, MSG_SINGLE_VALUE, "/x", "x has one value per channel, which the layer rejects");
         return JOB_REPLY;
@@ -197,15 +213,16 @@ static bool infer(struct job *job, bool own) {
     const struct layer_state *const state = job->state;
     struct batch *const batch = &job->batch;
     struct tensor *const x = &job->call.x;
+    const struct bn_post post = batch_post(&job->call);
     if (own && batch->count == 1) {
-        batch_fill_beta(x, state->beta);
+        batch_fill_beta(x, state->beta, &post);
         return batch_check_result(&state->config, batch, "x", x, &job->error);
     }
     if (own) return batch_allocate(batch, &job->error) && batch_train_forward(job, x);
     const struct bn_norm norm = batch_running_norm(state, state->gamma, state->beta);
     void *const values = x->values.data;
     return reply_kernel_ok(&job->error,
-                           bn_normalize(values, values, x->dtype, batch->shape, &norm, NULL, job->service->pool)) &&
+                           bn_normalize(values, values, x->dtype, batch->shape, &norm, &post, job->service->pool)) &&
            batch_check_result(&state->config, batch, "x", x, &job->error);
 }
 
@@ -213,7 +230,7 @@ enum job_result ops_inference(struct job *job) {
     const struct layer_state *const state = job->state;
     struct batch *const batch = &job->batch;
     struct tensor *const x = &job->call.x;
-    if (!decode_x(job, JSON_INFERENCE)) return JOB_REPLY;
+    if (!decode(job, JSON_INFERENCE)) return JOB_REPLY;
     const bool own = !batch->tracks;
     if (own && batch_refuses_single(batch, &state->config)) {
         msg_fail(&job->error, MSG_SINGLE_VALUE, "/x", "x has one value per channel, which the layer rejects");

@@ -109,6 +109,24 @@ def backward(x, dout, axis=1, eps=1e-5, gamma=None, stats=None):
     return join(out, shape_of(x), axis), dgamma, dbeta
 
 
+def post(y, activation=None, residual=None):
+    """What follows the normalization: activation(y + residual)."""
+    out = flatten(y)
+    if residual is not None:
+        out = [a + b for a, b in zip(out, flatten(residual))]
+    if activation == "relu":
+        out = [v if v > 0 or v != v else 0.0 for v in out]
+    return nest(out, shape_of(y))
+
+
+def masked(dout, y, activation=None, residual=None):
+    """The gradient of y, which is before post(): dout, or 0 where the activation is flat. That of residual too."""
+    if activation is None:
+        return dout
+    kept = [0.0 if v <= 0 else d for d, v in zip(flatten(dout), flatten(post(y, None, residual)))]
+    return nest(kept, shape_of(y))
+
+
 def close(got, want, rtol, atol=0.0, what=""):
     """Fails unless shapes are equal and every value is within atol + rtol*|want|."""
     assert shape_of(got) == shape_of(want), f"{what}: shape {shape_of(got)}, want {shape_of(want)}"

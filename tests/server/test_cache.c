@@ -109,6 +109,23 @@ static void test_pass(void **state) {
     assert_int_equal(budget.used, 0);
 }
 
+// A residual is counted and given back as x is.
+static void test_residual(void **state) {
+    (void)state;
+    struct bench bench;
+    start(&bench, 3);
+    struct pass *const pass = make(&bench, 0);
+    pass->residual.values.budget = &bench.budget;
+    assert_true(buffer_reserve(&pass->residual.values, 2 * bench.each)); // takes the place of two more passes
+    cache_insert(bench.cache, pass, 0);
+    pass_release(pass);
+    assert_int_equal(bench.layers[0]->cache_bytes, 3 * bench.each);
+    assert_int_equal(bench.budget.used, X_BYTES + VECTORS_BYTES + 2 * bench.each);
+    keep(&bench, 1, 1);
+    expect_kept(&bench, 1);
+    stop(&bench);
+}
+
 static void test_find(void **state) {
     (void)state;
     struct bench bench;
@@ -343,9 +360,11 @@ static void test_threads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pass),    cmocka_unit_test(test_find),         cmocka_unit_test(test_order),
-        cmocka_unit_test(test_budget),  cmocka_unit_test(test_time_to_live), cmocka_unit_test(test_drop_stale),
-        cmocka_unit_test(test_reclaim), cmocka_unit_test(test_reclaim_hook), cmocka_unit_test(test_outlives_eviction),
+        cmocka_unit_test(test_pass),         cmocka_unit_test(test_residual),
+        cmocka_unit_test(test_find),         cmocka_unit_test(test_order),
+        cmocka_unit_test(test_budget),       cmocka_unit_test(test_time_to_live),
+        cmocka_unit_test(test_drop_stale),   cmocka_unit_test(test_reclaim),
+        cmocka_unit_test(test_reclaim_hook), cmocka_unit_test(test_outlives_eviction),
         cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests_name("cache", tests, NULL, NULL);
