@@ -80,6 +80,14 @@ recipe 'Frozen batch normalization: the running statistics are constants.'
 curl -sS "$NORMD/v1/layers/cookbook.people/backward" \
     -d '{"dout": [[1,1,1]], "x": [[175,70,30]], "mode": "inference"}' | shows '"dbeta":[1,1,1]' '"version":4}'
 
+recipe 'The end of a residual block, relu(bn(x) + residual), in one call; and its gradients, that of the residual too.'
+curl -sS "$NORMD/v1/layers/cookbook.people/train-forward" -d '{"x": [[150,54,26],[60,18,4],[160,60,48]],
+    "residual": [[1,1,1],[9,0,0],[0,0,-9]], "activation": "relu", "cache": true}' | tee reply.json |
+    shows '{"y":[[' ',0,0],[' ',0]],"batch_mean":[' '"version":5'
+cache=$(sed -n 's/.*"cache":"\([^"]*\)".*/\1/p' reply.json)
+curl -sS "$NORMD/v1/layers/cookbook.people/backward" -d "{\"dout\": [[1,2,3],[4,5,6],[7,8,9]], \"cache\": \"$cache\"}" |
+    shows '"dresidual":[[1,2,3],[4,0,0],[7,8,0]]' '"version":5}'
+
 # ---- Tensors
 
 recipe 'Images: any rank from 2 to 8, and any channel axis. Here N x H x W x C.'

@@ -95,6 +95,29 @@ def test_python_backward_from_cache_and_from_x_agree():
     assert frozen.dx != cached.dx
 
 
+def test_python_activation_and_residual():
+    c = client()
+    c.create_layer("py.block", 2, dtype="f64")
+    x, residual = [[1, 2], [3, 5], [8, 4]], [[0.5, -1], [-2, 0.25], [-0.5, 9]]
+    plain = c.inference("py.block", x)
+    sums = [[a + b for a, b in zip(*rows)] for rows in zip(plain.y, residual)]
+    assert c.inference("py.block", x, residual=residual).y == sums
+    assert c.inference("py.block", x, activation="relu", residual=residual).y == [[max(v, 0) for v in r] for r in sums]
+    forward = c.train_forward("py.block", x, activation="relu", residual=residual, cache=True)
+    dout = [[1, 2], [3, 4], [5, 6]]
+    cached = c.backward("py.block", dout, cache=forward.cache)
+    direct = c.backward("py.block", dout, x=x, activation="relu", residual=residual)
+    assert (cached.dx, cached.dresidual, cached.dgamma) == (direct.dx, direct.dresidual, direct.dgamma)
+    assert cached.dresidual == [[d if v > 0 else 0 for d, v in zip(*rows)] for rows in zip(dout, forward.y)]
+    assert c.backward("py.block", dout, x=x).dresidual is None
+    error = raises(normd.Invalid, c.backward, "py.block", dout, cache=forward.cache, residual=residual)
+    assert (error.code, error.pointer) == ("conflicting_fields", "/residual"), error
+    assert raises(normd.Invalid, c.inference, "py.block", x, activation="gelu").pointer == "/activation"
+    np = numpy()
+    array = c.backward("py.block", np.array(dout, dtype="f4"), x=x, activation="relu", residual=np.array(residual))
+    assert array.dresidual.dtype == np.float32 and array.dresidual.tolist() == cached.dresidual
+
+
 def test_python_channel_axis_of_a_call():
     c = client()
     c.create_layer("py.axis", 2, dtype="f64")

@@ -144,18 +144,19 @@ class Client:
         x: Tensor,
         *,
         cache: bool = False,
+        activation: Optional[str] = None,
+        residual: Optional[Tensor] = None,
         channel_axis: Optional[int] = None,
         if_match: Optional[str] = None,
     ) -> TrainForward:
         """Normalizes x with its own statistics and folds them into the running ones.
 
+        y is activation(bn(x) + residual): activation is "relu" or None, residual a tensor of the shape of x or None.
         cache keeps the pass on the server, for backward.
         """
-        body: Dict[str, Any] = {"x": encode(x)}
+        body = {"x": encode(x), **_options(activation, residual, channel_axis)}
         if cache:
             body["cache"] = True
-        if channel_axis is not None:
-            body["channel_axis"] = channel_axis
         reply = self._call("POST", _layer_path(name) + "/train-forward", body, if_match)
         return TrainForward.of(json.loads(reply.body), is_array(x), reply.etag)
 
@@ -164,13 +165,13 @@ class Client:
         name: str,
         x: Tensor,
         *,
+        activation: Optional[str] = None,
+        residual: Optional[Tensor] = None,
         channel_axis: Optional[int] = None,
         if_match: Optional[str] = None,
     ) -> Inference:
-        """Normalizes x with the running statistics; changes nothing."""
-        body: Dict[str, Any] = {"x": encode(x)}
-        if channel_axis is not None:
-            body["channel_axis"] = channel_axis
+        """Normalizes x with the running statistics; changes nothing. activation and residual as in train_forward."""
+        body = {"x": encode(x), **_options(activation, residual, channel_axis)}
         reply = self._call("POST", _layer_path(name) + "/inference", body, if_match)
         return Inference.of(json.loads(reply.body))
 
@@ -183,15 +184,18 @@ class Client:
         x: Optional[Tensor] = None,
         mode: str = "train",
         step: Optional[Mapping[str, float]] = None,
+        activation: Optional[str] = None,
+        residual: Optional[Tensor] = None,
         channel_axis: Optional[int] = None,
         if_match: Optional[str] = None,
     ) -> Backward:
         """Gradients, from the cached pass of a train_forward or from its x: give exactly one of the two.
 
         mode "inference" takes the running statistics as constants. step {"lr": 0.1, "weight_decay": 0} also applies one
-        SGD step to gamma and beta. CacheGone: the pass is not there any more, call again with x.
+        SGD step to gamma and beta. From x, activation and residual are those of the forward; a cached pass has its own.
+        CacheGone: the pass is not there any more, call again with x (and with those).
         """
-        body: Dict[str, Any] = {"dout": encode(dout)}
+        body = {"dout": encode(dout), **_options(activation, residual, channel_axis)}
         if cache is not None:
             body["cache"] = cache
         if x is not None:
@@ -200,8 +204,6 @@ class Client:
             body["mode"] = mode
         if step is not None:
             body["step"] = dict(step)
-        if channel_axis is not None:
-            body["channel_axis"] = channel_axis
         reply = self._call("POST", _layer_path(name) + "/backward", body, if_match)
         return Backward.of(json.loads(reply.body), is_array(dout), reply.etag)
 
@@ -308,6 +310,16 @@ def _layer_path(name: str) -> str:
     if not name:
         raise ValueError("a layer's name is not empty")
     return "/v1/layers/" + quote(name, safe="")
+
+
+def _options(activation: Optional[str], residual: Optional[Tensor], channel_axis: Optional[int]) -> Dict[str, Any]:
+    """What all three calls may have beside their tensors."""
+    fields = {
+        "activation": activation,
+        "residual": None if residual is None else encode(residual),
+        "channel_axis": channel_axis,
+    }
+    return {key: value for key, value in fields.items() if value is not None}
 
 
 def _given(fields: Mapping[str, Any]) -> Dict[str, Any]:

@@ -67,13 +67,14 @@ class Inference:
 
 @dataclass(frozen=True)
 class Backward:
-    """Gradients; dgamma and dbeta are None for a layer that is not affine."""
+    """Gradients; dgamma and dbeta are None for a layer that is not affine, dresidual where there was no residual."""
 
     dx: Tensor
     dgamma: Any
     dbeta: Any
     version: int
     etag: Optional[str]
+    dresidual: Optional[Tensor] = None
 
     @classmethod
     def of(cls, reply: Mapping[str, Any], as_array: bool, etag: Optional[str]) -> "Backward":
@@ -83,6 +84,7 @@ class Backward:
             dbeta=vector(reply["dbeta"], as_array),
             version=reply["version"],
             etag=etag,
+            dresidual=decode(reply.get("dresidual")),
         )
 
 
