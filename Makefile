@@ -30,7 +30,6 @@ PACKAGES := libmicrohttpd jansson libuv sqlite3 zlib
 KERNELS := $(sort $(wildcard kernels/*.c))
 PROTO := $(sort $(wildcard proto/*.c))
 SERVER := $(sort $(wildcard server/*.c))
-BENCH := $(sort $(wildcard tests/bench/*.c))
 TEST_KERNELS := $(sort $(wildcard tests/kernels/test_*.c))
 TEST_PROTO := $(sort $(wildcard tests/proto/test_*.c))
 TEST_SERVER := $(sort $(wildcard tests/server/test_*.c))
@@ -48,7 +47,7 @@ LIB_PROTO := $(BUILD)/libnormd-proto.a
 NORMD := $(BUILD)/normd
 TESTS ?= $(call programs,$(TEST_C)) $(SCRIPTS)
 
-.PHONY: all run test test-kernels test-asan test-tsan check-layers bench-http image format lint deps install clean help
+.PHONY: all run test test-kernels test-asan test-tsan check-layers image format lint deps install clean help
 .PHONY: check programs FORCE
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -80,12 +79,7 @@ check-layers: ## includes, symbols and headers keep to their layers
 	@$(MAKE) $(JOBS) all
 	@BUILD=$(BUILD) CC='$(CC)' $(PYTHON) tests/check_layers.py
 
-include kernels/tiers.mk
-
-bench-http: ## requests per second and latency beside a bare libmicrohttpd server
-	@deploy/deps build test bench
-	@$(MAKE) $(JOBS) all $(call programs,$(BENCH))
-	@NORMD_BIN=$(abspath $(NORMD)) BUILD=$(BUILD) $(PYTHON) tests/bench/bench_http.py
+include kernels/tiers.mk tests/bench/bench.mk
 
 image: ## build the container image with docker, podman or buildah (BASE=debian:bookworm-slim IMAGE=normd)
 	@deploy/image
@@ -186,7 +180,5 @@ $(call programs,$(TEST_PROTO)): LINK_LIBS = -lcmocka -ljansson -lz
 $(BUILD)/tests/proto/test_buffer: LINK_LIBS += -Wl,--wrap=realloc
 $(call programs,$(TEST_SERVER)): $(call helpers,server) $(call objects,$(filter-out server/main.c,$(SERVER))) $(LIB_PROTO) $(LIB_KERNELS)
 $(call programs,$(TEST_SERVER)): LINK_LIBS = -lcmocka @$(BUILD)/libs
-$(call programs,$(BENCH)): $(LIB_PROTO) $(LIB_KERNELS)
-$(call programs,$(BENCH)): LINK_LIBS = @$(BUILD)/libs
 
--include $(patsubst %.c,$(BUILD)/%.d,$(KERNELS) $(PROTO) $(SERVER) $(TEST_C) $(HELPERS) $(BENCH))
+-include $(patsubst %.c,$(BUILD)/%.d,$(KERNELS) $(PROTO) $(SERVER) $(TEST_C) $(HELPERS) $(BENCH) $(BENCH_PARTS))
