@@ -6,16 +6,23 @@
 #include "../../kernels/cpu.h"
 #include "slots.h"
 
+#if defined(__x86_64__)
+static const char *const names[] = {"scalar", "avx2", "avx512"};
+#elif defined(__aarch64__)
+static const char *const names[] = {"scalar", "neon"};
+#else
+static const char *const names[] = {"scalar"};
+#endif
+
 static void test_table(void **state) {
     (void)state;
     assert_int_equal(BN_DTYPES, DTYPES);
-    assert_true(bn_tier_count >= 1);
-    assert_string_equal(bn_tiers[0].name, "scalar");
+    assert_int_equal(bn_tier_count, COUNT(names));
+    for (size_t i = 0; i < COUNT(names); i++) assert_string_equal(bn_tiers[i].name, names[i]);
     assert_int_equal(bn_tiers[0].features, 0);
     const char *last = NULL;
     struct bn_slots slots[BN_DTYPES];
     for (size_t i = 0; i < bn_tier_count; i++) {
-        for (size_t j = 0; j < i; j++) assert_string_not_equal(bn_tiers[i].name, bn_tiers[j].name);
         const bool can = (bn_tiers[i].features & ~cpu_features()) == 0;
         assert_int_equal(tier_fill(i, slots), can);
         if (can) last = bn_tiers[i].name;
@@ -223,7 +230,7 @@ static void test_tier(void **state) {
         print_message("# skipped: this CPU lacks %s, or NORMD_CPU caps it\n", name);
         skip();
     }
-    print_message("# skipped: this build has no tier %s\n", name);
+    print_message("# skipped: %s is a tier of another kind of CPU\n", name);
     skip();
 }
 
