@@ -6,6 +6,8 @@
 
 enum {
     TASK_ELEMENTS = 16384,   // that a thread takes at a time, at least
+    LARGE_TASK = 65536,      // the same where there are tasks enough: longer streams read faster
+    TASKS_PER_THREAD = 8,    // enough
     POOL_ELEMENTS = 32768,   // of the smallest tensor that is worth waking threads for
     UNITS_PER_THREAD = 4,    // at least, where units are what threads share: else the last ones run alone
     SPREAD_ROWS = 64,        // that one spread of coefficients serves, at least
@@ -16,6 +18,7 @@ enum {
 struct call {
     const struct bn_pass *pass;
     double *a, *b; // [place][channel]; the pass's own where there is one place
+    size_t task_elements;
     size_t per_task;
     size_t chunk_rows; // rows of a unit that are one block of elements
 };
@@ -28,7 +31,7 @@ static size_t elements_of(const struct call *call) {
 static void share_out(struct call *call, size_t count, size_t elements, void (*task)(void *context, size_t i),
                       struct bn_pool *pool) {
     const size_t piece = bn_max(elements / count, 1);
-    call->per_task = elements < POOL_ELEMENTS ? count : bn_divide_up(TASK_ELEMENTS, piece);
+    call->per_task = elements < POOL_ELEMENTS ? count : bn_divide_up(call->task_elements, piece);
     pool_for(pool, bn_divide_up(count, call->per_task), task, call);
 }
 
@@ -134,7 +137,7 @@ static void elements_task(void *context, size_t i) {
 static void run_elements(struct call *call, struct bn_pool *pool) {
     const struct bn_cut *const cut = &call->pass->cut;
     const size_t row = cut->unit_channels * cut->shape.inner;
-    call->chunk_rows = bn_divide_up(bn_divide_up(TASK_ELEMENTS, row), cut->join) * cut->join;
+    call->chunk_rows = bn_divide_up(bn_divide_up(call->task_elements, row), cut->join) * cut->join;
     // What is spread over columns should serve many rows.
     if (bn_cut_spreads(cut)) call->chunk_rows = bn_max(call->chunk_rows, SPREAD_ROWS * cut->join);
     share_out(call, chunks(call) * cut->units, elements_of(call), elements_task, pool);
@@ -155,7 +158,8 @@ static bool at_once(const struct bn_pass *pass, struct bn_pool *pool) {
 }
 
 enum bn_status bn_pass_run(const struct bn_pass *pass, struct bn_pool *pool) {
-    struct call call = {.pass = pass};
+    const size_t share = bn_shape_elements(pass->cut.shape) / bn_pool_threads(pool) / TASKS_PER_THREAD;
+    struct call call = {.pass = pass, .task_elements = bn_min(bn_max(share, TASK_ELEMENTS), LARGE_TASK)};
     if (at_once(pass, pool)) {
         share_out(&call, pass->cut.units, elements_of(&call), unit_task, pool);
         return BN_OK;
