@@ -92,8 +92,8 @@ static size_t wanted_by_state(const struct msg_state *state) {
 void job_judge_memory(struct job *job) {
     if (job->error.code != MSG_MEMORY_FULL) return;
     const struct buffer *const buffers[] = {
-        &job->body,          &job->reply.body,       &job->batch.values,     &job->batch.y.values,
-        &job->call.x.values, &job->call.dout.values, &job->snapshot.storage,
+        &job->body,          &job->reply.body,       &job->batch.values,         &job->batch.y.values,
+        &job->call.x.values, &job->call.dout.values, &job->call.residual.values, &job->snapshot.storage,
     };
     size_t bytes = wanted_by_state(&job->new_state);
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) bytes = add(bytes, wanted(buffers[i]));

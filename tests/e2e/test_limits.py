@@ -203,6 +203,8 @@ def test_memory_budget():
     ("train-forward", "POST", "/v1/layers/wide/train-forward", lambda: b'{"x":[[' + b"1," * 1_400_000 + b"1]]}"),
     ("backward", "POST", "/v1/layers/wide/backward",
      lambda: b'{"x":[[' + b"1," * 600_000 + b'1]],"dout":[[' + b"1," * 600_000 + b"1]]}"),
+    ("residual", "POST", "/v1/layers/wide/train-forward", lambda: b'{"x":%b,"residual":%b}' % ((
+        b'{"shape":[62500,4],"dtype":"f32","base64":"' + b"A" * (999_999 // 3 * 4) + b'AA=="}',) * 2)),
     ("state", "PUT", "/v1/layers/wide/state", lambda: b'{"gamma":[' + b"1," * 1_400_000 + b"1]}"),
     ("snapshot", "PUT", "/v1/snapshot", lambda: b'{"layers":{"a":{"gamma":[' + b"1," * 1_400_000 + b"1]}}}"),
     ("snapshot of many", "PUT", "/v1/snapshot",
