@@ -122,7 +122,8 @@ BN_MUST_CHECK enum bn_status bn_normalize(void *y, const void *x, enum bn_dtype 
                                           const struct bn_norm *norm, const struct bn_post *post, struct bn_pool *pool);
 
 // bn_statistics of x, then bn_normalize with them (var = m2 / count) and gamma, beta, eps: the same bits, but x is read
-// from memory once where the values of some channels stay in the cache between the two. gamma and beta as in bn_norm.
+// from memory once where the values of some channels stay in the cache between the two. gamma and beta as in bn_norm. y
+// may be x or the residual.
 BN_MUST_CHECK enum bn_status bn_train_forward(void *y, struct bn_stats *stats, const void *x, enum bn_dtype dtype,
                                               struct bn_shape shape, const double *gamma, const double *beta,
                                               double eps, const struct bn_post *post, struct bn_pool *pool);

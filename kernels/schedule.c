@@ -8,7 +8,7 @@ enum {
     TASK_ELEMENTS = 16384,   // that a thread takes at a time, at least
     LARGE_TASK = 65536,      // the same where there are tasks enough: longer streams read faster
     TASKS_PER_THREAD = 8,    // enough
-    POOL_ELEMENTS = 32768,   // of the smallest tensor that is worth waking threads for
+    POOL_ELEMENTS = 65536,   // of the smallest tensor that is worth waking threads for, some 10 us each
     UNITS_PER_THREAD = 4,    // at least, where units are what threads share: else the last ones run alone
     SPREAD_ROWS = 64,        // that one spread of coefficients serves, at least
     CHANNELS_AT_ONCE = 4096, // of a task that merges
