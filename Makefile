@@ -79,7 +79,8 @@ check-layers: ## includes, symbols and headers keep to their layers
 	@$(MAKE) $(JOBS) all
 	@BUILD=$(BUILD) CC='$(CC)' $(PYTHON) tests/check_layers.py
 
-include kernels/tiers.mk tests/bench/bench.mk
+# The image is built without tests/.
+include kernels/tiers.mk $(wildcard tests/bench/bench.mk)
 
 image: ## build the container image with docker, podman or buildah (BASE=debian:bookworm-slim IMAGE=normd)
 	@deploy/image
