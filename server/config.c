@@ -61,7 +61,8 @@ static const struct setting settings[] = {
     {"memory-budget", "BYTES", SETTING_SIZE, AT(memory_budget), KIB * KIB, TIB, NULL, "1G",
      "Memory of bodies, tensors, replies, kept passes; the states have as much, and those being sent as much again."},
     {"request-timeout", "SECONDS", SETTING_DURATION, AT(request_timeout_ns), MS, DAY, NULL, "30s",
-     "Time of a call from the last byte of its body; the body has as much, and a second for every 4 KiB."},
+     "Time of a call from the last byte of its body; the body has as much, and a second for every 4 KiB; a reply is "
+     "cut that in such a time is taken at less than 4 KiB a second."},
     {"threads", "N", SETTING_COUNT, AT(threads), 0, 1024, NULL, "0",
      "Kernel threads; 0: the processors that the process may use."},
 };

@@ -2,14 +2,25 @@
 #include "connections.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <uv.h>
+
+#include "taken.h"
+
+#define LINGER_NS UINT64_C(1000000000)
 
 struct connection {
     int fd;
     enum phase phase;
     uint64_t deadline_ns;
-    bool cut;
+    bool cut, answered;
+    // PHASE_DISCARD: the last words; owned.
+    void *refusal;
+    size_t refusal_size;
+    // PHASE_REPLY: bytes that the peer had taken when the window began, once that was looked at.
+    uint64_t window_ns, taken;
+    bool taken_known;
     struct connection *next, *previous;
 };
 
@@ -57,16 +68,51 @@ void connections_remove(struct connections *connections, struct connection *conn
     if (connection->next != NULL) connection->next->previous = connection->previous;
     connections->count--;
     uv_mutex_unlock(&connections->lock);
+    free(connection->refusal);
     free(connection);
+}
+
+// Lock held. False where nothing may follow.
+static bool enter(struct connection *connection, enum phase phase, uint64_t deadline_ns) {
+    if (connection->cut || connection->answered) return false;
+    free(connection->refusal);
+    connection->refusal = NULL;
+    connection->taken_known = false;
+    connection->phase = phase;
+    connection->deadline_ns = deadline_ns;
+    return true;
 }
 
 bool connections_enter(struct connections *connections, struct connection *connection, enum phase phase,
                        uint64_t deadline_ns) {
     if (connection == NULL) return true;
     uv_mutex_lock(&connections->lock);
-    const bool alive = !connection->cut;
-    connection->phase = phase;
-    connection->deadline_ns = deadline_ns;
+    const bool alive = enter(connection, phase, deadline_ns);
+    uv_mutex_unlock(&connections->lock);
+    return alive;
+}
+
+bool connections_refuse(struct connections *connections, struct connection *connection, const void *reply, size_t size,
+                        uint64_t deadline_ns) {
+    void *const copy = malloc(size + 1);
+    if (copy == NULL) return false;
+    memcpy(copy, reply, size);
+    uv_mutex_lock(&connections->lock);
+    const bool alive = enter(connection, PHASE_DISCARD, deadline_ns);
+    if (alive) {
+        connection->refusal = copy;
+        connection->refusal_size = size;
+    }
+    uv_mutex_unlock(&connections->lock);
+    if (!alive) free(copy);
+    return alive;
+}
+
+bool connections_reply(struct connections *connections, struct connection *connection, uint64_t now_ns,
+                       uint64_t window_ns) {
+    uv_mutex_lock(&connections->lock);
+    const bool alive = enter(connection, PHASE_REPLY, now_ns + window_ns);
+    connection->window_ns = window_ns;
     uv_mutex_unlock(&connections->lock);
     return alive;
 }
@@ -77,14 +123,73 @@ static void cut(struct connection *connection) {
     shutdown(connection->fd, SHUT_RDWR);
 }
 
+// Lock held. A peer that does not read is cut later all the same.
+static void answer(struct connection *connection, const void *reply, size_t size, uint64_t now_ns) {
+    if (send(connection->fd, reply, size, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)size) {
+        cut(connection);
+        return;
+    }
+    shutdown(connection->fd, SHUT_WR);
+    connection->answered = true;
+    connection->phase = PHASE_LINGER;
+    connection->deadline_ns = now_ns + LINGER_NS;
+}
+
+bool connections_answer(struct connections *connections, struct connection *connection, uint64_t now_ns) {
+    uv_mutex_lock(&connections->lock);
+    if (!connection->cut && !connection->answered) {
+        if (connection->refusal != NULL) {
+            answer(connection, connection->refusal, connection->refusal_size, now_ns);
+        } else {
+            cut(connection);
+        }
+    }
+    const bool alive = !connection->cut;
+    uv_mutex_unlock(&connections->lock);
+    return alive;
+}
+
+bool connections_answered(struct connections *connections, const struct connection *connection) {
+    uv_mutex_lock(&connections->lock);
+    const bool answered = connection->answered;
+    uv_mutex_unlock(&connections->lock);
+    return answered;
+}
+
+// Lock held. In PHASE_REPLY: begins the first window, whose start is not worth a system call in each small reply, or the
+// next one where the peer has taken enough in the last. While this phase lasts there is more to send than the socket
+// takes, so a peer that takes little is slow itself. True where it is to be cut.
+static bool takes_too_little(struct connection *connection, uint64_t now_ns) {
+    if (connection->taken_known && now_ns < connection->deadline_ns) return false;
+    const uint64_t taken = taken_bytes(connection->fd);
+    const uint64_t least = connection->window_ns / 1000000 * CONNECTION_MIN_RATE / 1000;
+    const bool first = !connection->taken_known;
+    const bool enough = first || taken - connection->taken >= (least > 0 ? least : 1);
+    connection->taken = taken;
+    connection->taken_known = true;
+    if (now_ns >= connection->deadline_ns) connection->deadline_ns = now_ns + connection->window_ns;
+    return !enough;
+}
+
+// Lock held.
+static void reap(struct connection *connection, uint64_t now_ns, const char *timeout_reply, size_t size) {
+    if (connection->phase == PHASE_REPLY) {
+        if (takes_too_little(connection, now_ns)) cut(connection);
+    } else if (now_ns < connection->deadline_ns) {
+        return;
+    } else if (connection->phase == PHASE_BODY) {
+        answer(connection, timeout_reply, size, now_ns);
+    } else if (connection->phase == PHASE_DISCARD && connection->refusal != NULL) {
+        answer(connection, connection->refusal, connection->refusal_size, now_ns);
+    } else {
+        cut(connection);
+    }
+}
+
 void connections_reap(struct connections *connections, uint64_t now_ns, const char *timeout_reply, size_t size) {
     uv_mutex_lock(&connections->lock);
     for (struct connection *c = connections->first; c != NULL; c = c->next) {
-        if (c->cut || c->phase == PHASE_WORK || now_ns < c->deadline_ns) continue;
-        if (c->phase == PHASE_BODY && send(c->fd, timeout_reply, size, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
-            // The peer does not read either; it is cut all the same.
-        }
-        cut(c);
+        if (!c->cut && c->phase != PHASE_WORK) reap(c, now_ns, timeout_reply, size);
     }
     uv_mutex_unlock(&connections->lock);
 }

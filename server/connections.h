@@ -18,10 +18,14 @@ enum phase {
     PHASE_IDLE,    // kept alive between requests
     PHASE_HEAD,    // the request line was read
     PHASE_BODY,    // its end: 408 is sent before the cut
-    PHASE_DISCARD, // a refused body is read and thrown away
+    PHASE_DISCARD, // a refused body is read and thrown away; its end: the refusal is sent before the cut
     PHASE_WORK,    // no end: the job has a deadline of its own
-    PHASE_REPLY,
+    PHASE_REPLY,   // its end is put off while the peer takes the reply at the minimum rate
+    PHASE_LINGER,  // the last words were sent, and nothing more will be: time for the peer to read them
 };
+
+// Bytes a second that a peer must take of a reply, or give of a body, in the long run.
+#define CONNECTION_MIN_RATE 4096
 
 struct connections;
 struct connection;
@@ -36,11 +40,30 @@ struct connection *connections_add(struct connections *connections, int fd, uint
 void connections_remove(struct connections *connections, struct connection *connection);
 
 // Enters a phase that ends at deadline_ns (uv_hrtime; ignored for PHASE_WORK). False where the connection was cut
-// already: nothing may be sent on it any more.
+// already, or lingers: nothing may be sent on it any more.
 bool connections_enter(struct connections *connections, struct connection *connection, enum phase phase,
                        uint64_t deadline_ns);
 
-// Cuts what is past its deadline; `timeout_reply` is sent first to those in PHASE_BODY.
+// Enters PHASE_DISCARD with the whole reply, as it goes over the wire, that is to be said before the cut. The bytes are
+// copied. False as above, and where there is no memory.
+bool connections_refuse(struct connections *connections, struct connection *connection, const void *reply, size_t size,
+                        uint64_t deadline_ns);
+
+// Enters PHASE_REPLY: a peer that takes the bytes at less than CONNECTION_MIN_RATE over any `window_ns` is cut. False as
+// above.
+bool connections_reply(struct connections *connections, struct connection *connection, uint64_t now_ns,
+                       uint64_t window_ns);
+
+// Says what connections_refuse left and ends our side: from then on the connection lingers, to be closed by the peer or
+// at the end of that phase. A close while bytes of the peer are on their way would destroy what it has yet to read.
+// False where it was cut already.
+bool connections_answer(struct connections *connections, struct connection *connection, uint64_t now_ns);
+
+// True where last words were sent, here or by connections_reap.
+bool connections_answered(struct connections *connections, const struct connection *connection);
+
+// Cuts what is past its deadline; those in PHASE_BODY are told `timeout_reply` first, those in PHASE_DISCARD what they
+// were refused with.
 void connections_reap(struct connections *connections, uint64_t now_ns, const char *timeout_reply, size_t size);
 
 // Cuts one, whatever its phase.

@@ -23,7 +23,8 @@
 #define IDLE_NS (75 * SECOND_NS) // from a reply to the end of the next request line
 #define DISCARD_NS (2 * SECOND_NS) // for the rest of a refused body
 #define DISCARD_MAX ((size_t)16 * 1024 * 1024)
-#define FIRST_ROOM ((size_t)256 * 1024) // of a body; it grows as the body arrives
+#define LINGER_MAX ((size_t)8 * 1024 * 1024) // of it that is read on after the refusal was written
+#define FIRST_ROOM ((size_t)256 * 1024)      // of a body; it grows as the body arrives
 #define CONNECTION_MEMORY ((size_t)64 * 1024)
 #define CONNECTIONS_MAX 10000
 
@@ -32,8 +33,7 @@ struct http {
     struct MHD_Daemon *daemon;
     MHD_socket listening; // once draining: ours to close
     struct connections *connections;
-    char timeout_reply[768];
-    size_t timeout_size;
+    struct buffer timeout_reply; // what a body that does not arrive is answered with
 };
 
 // ---- the head
@@ -150,6 +150,59 @@ static struct exchange *exchange_new(struct http *http, struct MHD_Connection *c
     return exchange;
 }
 
+// ---- refused bodies
+
+// A whole reply as it goes over the wire, for those that libmicrohttpd cannot send: it takes none while it waits for a
+// body.
+static bool write_reply(struct buffer *out, const struct msg_error *error, const char *fields, bool with_body) {
+    struct buffer body = {0};
+    char head[512];
+    const unsigned status = (unsigned)msg_codes[error->code].status;
+    bool ok = json_encode_error(&body, error);
+    const int length = snprintf(head, sizeof head,
+                                "HTTP/1.1 %u %s\r\nContent-Type: application/problem+json\r\n"
+                                "Content-Length: %zu\r\n%sConnection: close\r\n\r\n",
+                                status, MHD_get_reason_phrase_for(status), body.size, fields);
+    ok = ok && (size_t)length < sizeof head && buffer_append(out, head, (size_t)length) &&
+         (!with_body || buffer_append(out, body.data, body.size));
+    buffer_free(&body);
+    return ok;
+}
+
+// The fields of the job's error that others do not have.
+static void write_fields(char *out, size_t room, const struct exchange *exchange) {
+    const int status = msg_codes[exchange->job->error.code].status;
+    const bool allow = exchange->allow[0] != '\0';
+    snprintf(out, room, "%s%s%s%s", allow ? "Allow: " : "", exchange->allow, allow ? "\r\n" : "",
+             status == 503 ? "Retry-After: 1\r\n" : "");
+}
+
+// From here on the body is thrown away, and the job's error is the reply: sent once the body is complete or, where it is
+// too long or too slow for that, before the connection is cut.
+static enum MHD_Result begin_discard(struct exchange *exchange) {
+    struct buffer reply = {0};
+    char fields[128];
+    write_fields(fields, sizeof fields, exchange);
+    const uint64_t end = uv_hrtime() + DISCARD_NS;
+    const bool ok = write_reply(&reply, &exchange->job->error, fields, strcmp(exchange->method, "HEAD") != 0) &&
+                    connections_refuse(exchange->connections, exchange->deadline, reply.data, reply.size, end);
+    buffer_free(&reply);
+    exchange->stage = STAGE_REFUSED;
+    exchange->close = true;
+    exchange->received = 0;
+    buffer_free(&exchange->job->body);
+    return ok ? MHD_YES : MHD_NO;
+}
+
+static enum MHD_Result discard(struct exchange *exchange, size_t size) {
+    exchange->received += size;
+    if (exchange->received <= DISCARD_MAX) return MHD_YES;
+    if (exchange->received > DISCARD_MAX + LINGER_MAX) return MHD_NO;
+    return connections_answer(exchange->connections, exchange->deadline, uv_hrtime()) ? MHD_YES : MHD_NO;
+}
+
+// ---- the start
+
 // RFC 9112, section 3.2.2: a target in absolute form must be understood; what stands before its path is of no use here.
 static const char *origin_form(const char *target) {
     if (strncasecmp(target, "http://", 7) != 0 && strncasecmp(target, "https://", 8) != 0) return target;
@@ -176,36 +229,22 @@ static enum MHD_Result begin(struct http *http, struct MHD_Connection *connectio
     }
     check_request(exchange, &head, method, path);
     const bool refused = job->error.code != MSG_OK;
-    exchange->stage = refused ? STAGE_REFUSED : STAGE_BODY;
     if (refused && exchange->has_body) {
-        exchange->close = true;
-        buffer_free(&job->body);
         // A reply in this callback closes the socket on unread data, which destroys the reply for a client that sends;
         // one that waits for 100 Continue has sent nothing.
-        if (head_expects_continue(&head, version)) return exchange_reply(exchange);
+        exchange->close = true;
+        return head_expects_continue(&head, version) ? exchange_reply(exchange) : begin_discard(exchange);
     }
-    const uint64_t limit = refused ? DISCARD_NS : http->service->request_timeout_ns;
-    const enum phase phase = refused ? PHASE_DISCARD : PHASE_BODY;
-    return connections_enter(http->connections, exchange->deadline, phase, exchange->began_ns + limit) ? MHD_YES
-                                                                                                       : MHD_NO;
+    exchange->stage = refused ? STAGE_REFUSED : STAGE_BODY;
+    const uint64_t end = exchange->began_ns + http->service->request_timeout_ns;
+    return connections_enter(http->connections, exchange->deadline, PHASE_BODY, end) ? MHD_YES : MHD_NO;
 }
 
 // ---- the body
 
-static enum MHD_Result discard(struct exchange *exchange, size_t size) {
-    exchange->received += size;
-    return exchange->received <= DISCARD_MAX ? MHD_YES : MHD_NO;
-}
-
-// The rest of a body that turned out to be refused.
-static enum MHD_Result refuse_body(struct exchange *exchange, size_t size) {
-    exchange->stage = STAGE_REFUSED;
-    exchange->close = true;
-    exchange->received = 0;
-    buffer_free(&exchange->job->body);
-    const uint64_t end = uv_hrtime() + DISCARD_NS;
-    if (!connections_enter(exchange->connections, exchange->deadline, PHASE_DISCARD, end)) return MHD_NO;
-    return discard(exchange, size);
+// Time that so many bytes may take on the wire.
+static uint64_t at_min_rate(uint64_t bytes) {
+    return bytes / CONNECTION_MIN_RATE * SECOND_NS + bytes % CONNECTION_MIN_RATE * SECOND_NS / CONNECTION_MIN_RATE;
 }
 
 static enum MHD_Result take_body(struct exchange *exchange, const char *data, size_t size) {
@@ -214,16 +253,21 @@ static enum MHD_Result take_body(struct exchange *exchange, const char *data, si
     const size_t limit = body_limit(job);
     if (size > limit - job->body.size) {
         msg_fail(&job->error, MSG_BODY_TOO_LARGE, NULL, "the body is larger than the limit of %zu bytes", limit);
-        return refuse_body(exchange, size);
+        return begin_discard(exchange) == MHD_YES ? discard(exchange, size) : MHD_NO;
     }
     if (!buffer_append(&job->body, data, size)) {
         msg_fail(&job->error, MSG_MEMORY_FULL, NULL, "the body does not fit what is left of the memory budget");
         job_judge_memory(job);
-        return refuse_body(exchange, size);
+        return begin_discard(exchange) == MHD_YES ? discard(exchange, size) : MHD_NO;
     }
     const uint64_t end =
-        exchange->body_began_ns + exchange->job->service->request_timeout_ns + exchange_at_min_rate(job->body.size);
-    return connections_enter(exchange->connections, exchange->deadline, PHASE_BODY, end) ? MHD_YES : MHD_NO;
+        exchange->body_began_ns + exchange->job->service->request_timeout_ns + at_min_rate(job->body.size);
+    if (connections_enter(exchange->connections, exchange->deadline, PHASE_BODY, end)) return MHD_YES;
+    // It was answered with 408, or cut, while these bytes were on their way.
+    exchange->stage = STAGE_REFUSED;
+    exchange->received = DISCARD_MAX;
+    buffer_free(&job->body);
+    return discard(exchange, size);
 }
 
 static enum MHD_Result body_complete(struct exchange *exchange) {
@@ -256,10 +300,14 @@ static void completed(void *context, struct MHD_Connection *connection, void **r
     if (exchange == NULL) return;
     const uint64_t now = uv_hrtime();
     const struct route *const route = exchange->job->route;
+    if (!connections_enter(http->connections, exchange->deadline, PHASE_IDLE, now + IDLE_NS) &&
+        connections_answered(http->connections, exchange->deadline)) {
+        const enum msg_code code = exchange->job->error.code;
+        exchange->status = msg_codes[code != MSG_OK ? code : MSG_BODY_TIMEOUT].status;
+    }
     log_line(LOG_LEVEL_DEBUG, "%s %s %d %.3f ms%s", exchange->method, route != NULL ? route->path : "-",
              exchange->status, (double)(now - exchange->began_ns) / 1e6,
              why == MHD_REQUEST_TERMINATED_COMPLETED_OK ? "" : " (cut)");
-    connections_enter(http->connections, exchange->deadline, PHASE_IDLE, now + IDLE_NS);
     job_free(&exchange->job);
     free(exchange);
 }
@@ -307,20 +355,10 @@ __attribute__((format(printf, 2, 0))) static void log_library(void *context, con
     log_line(LOG_LEVEL_DEBUG, "libmicrohttpd: %s", text);
 }
 
-// What a body that does not arrive is answered with; written to the socket by the reaper, for libmicrohttpd takes no
-// reply while it waits for a body.
 static bool make_timeout_reply(struct http *http) {
     struct msg_error error = {0};
-    struct buffer body = {0};
     msg_fail(&error, MSG_BODY_TIMEOUT, NULL, "the body did not arrive in time; nothing was changed");
-    const bool encoded = json_encode_error(&body, &error);
-    const int size = snprintf(http->timeout_reply, sizeof http->timeout_reply,
-                              "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/problem+json\r\n"
-                              "Content-Length: %zu\r\nConnection: close\r\n\r\n%.*s",
-                              body.size, (int)body.size, (const char *)body.data);
-    buffer_free(&body);
-    http->timeout_size = (size_t)size;
-    return encoded && http->timeout_size < sizeof http->timeout_reply;
+    return write_reply(&http->timeout_reply, &error, "", true);
 }
 
 // As many connections as the process may have files, less some for the rest.
@@ -364,12 +402,13 @@ struct http *http_start(struct service *service, int listen_fd, unsigned threads
     if (http->daemon != NULL) return http;
     close(listen_fd);
     connections_free(&http->connections);
+    buffer_free(&http->timeout_reply);
     free(http);
     return NULL;
 }
 
 void http_reap(struct http *http, uint64_t now_ns) {
-    connections_reap(http->connections, now_ns, http->timeout_reply, http->timeout_size);
+    connections_reap(http->connections, now_ns, (const char *)http->timeout_reply.data, http->timeout_reply.size);
 }
 
 void http_drain(struct http *http) {
@@ -398,5 +437,6 @@ void http_stop(struct http **http) {
     MHD_stop_daemon(h->daemon);
     if (h->listening != MHD_INVALID_SOCKET) close(h->listening);
     connections_free(&h->connections);
+    buffer_free(&h->timeout_reply);
     free(h);
 }

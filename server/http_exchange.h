@@ -31,14 +31,11 @@ struct exchange {
     bool has_body, close;
     size_t received;
     size_t given; // of the piece at hand of a reply in pieces
-    uint64_t began_ns, body_began_ns, reply_began_ns;
+    uint64_t began_ns, body_began_ns;
     char allow[64];
     char method[16];
     int status;
 };
-
-// Time that so many bytes may take on the wire.
-uint64_t exchange_at_min_rate(uint64_t bytes);
 
 // Queues the job's reply, or its error.
 enum MHD_Result exchange_reply(struct exchange *exchange);

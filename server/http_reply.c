@@ -6,7 +6,7 @@
 
 #include "http_exchange.h"
 
-#define MIN_RATE 4096             // bytes a second that a body or a reply must make in the long run
+#define WINDOW_MIN_NS SECOND_NS   // a peer's rate is taken over --request-timeout, but not over less
 #define BLOCK ((size_t)32 * 1024) // of a reply in pieces to a client that does not take chunks (HTTP/1.0)
 
 static bool add_field(struct MHD_Response *response, const char *name, const char *value) {
@@ -26,19 +26,9 @@ static bool add_fields(struct MHD_Response *response, const struct exchange *exc
            (!exchange->close || add_field(response, "Connection", "close"));
 }
 
-uint64_t exchange_at_min_rate(uint64_t bytes) {
-    return bytes / MIN_RATE * SECOND_NS + bytes % MIN_RATE * SECOND_NS / MIN_RATE;
-}
-
-// The reply, or its part up to `bytes`, must be on its way before a moment that follows from its size.
-static bool enter_reply(struct exchange *exchange, uint64_t bytes) {
-    const uint64_t end =
-        exchange->reply_began_ns + exchange->job->service->request_timeout_ns + exchange_at_min_rate(bytes);
-    return connections_enter(exchange->connections, exchange->deadline, PHASE_REPLY, end);
-}
-
 // What libmicrohttpd sends next of a reply in pieces.
 static ssize_t give(void *context, uint64_t position, char *out, size_t room) {
+    (void)position;
     struct exchange *const exchange = context;
     struct job *const job = exchange->job;
     const struct buffer *const piece = &job->reply.body;
@@ -47,7 +37,6 @@ static ssize_t give(void *context, uint64_t position, char *out, size_t room) {
         exchange->given = 0;
     }
     const size_t left = piece->size - exchange->given, size = left < room ? left : room;
-    if (!enter_reply(exchange, position + size)) return MHD_CONTENT_READER_END_WITH_ERROR;
     memcpy(out, piece->data + exchange->given, size);
     exchange->given += size;
     return (ssize_t)size;
@@ -76,8 +65,9 @@ enum MHD_Result exchange_reply(struct exchange *exchange) {
     exchange->status = job->reply.status;
     const void *const body = job->reply.fixed_body != NULL ? job->reply.fixed_body : job->reply.body.data;
     const size_t size = job->reply.fixed_body != NULL ? job->reply.fixed_size : job->reply.body.size;
-    exchange->reply_began_ns = uv_hrtime();
-    if (!enter_reply(exchange, size)) return MHD_NO;
+    const uint64_t timeout = job->service->request_timeout_ns,
+                   window = timeout > WINDOW_MIN_NS ? timeout : WINDOW_MIN_NS;
+    if (!connections_reply(exchange->connections, exchange->deadline, uv_hrtime(), window)) return MHD_NO;
     struct MHD_Response *const response = make_response(exchange, body, size);
     if (response == NULL) return MHD_NO;
     enum MHD_Result result = MHD_NO;

@@ -39,7 +39,8 @@ STATE = ("server/layer", "server/registry", "server/restore", "server/store*", "
 # What state never knows, besides the HTTP library: how messages are written.
 NOT_FOR_STATE = ("proto/json*", "proto/scan*", "proto/number*", "proto/base64*")
 # Anyone in server/ may include these; they include nothing of ours but their own header.
-LEAVES = ("server/address", "server/config", "server/log", "server/metrics", "server/version")
+LEAVES = ("server/address", "server/config", "server/log", "server/metrics", "server/taken",
+          "server/version")
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*([<"])([^>"]+)[>"]', re.MULTILINE)
 COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Limits of size, memory, queue and time: the client sees the refusal, nothing changes, and the server goes on."""
 import os
+import re
 import select
+import shutil
 import socket
+import subprocess
 import threading
 import time
 
@@ -118,8 +121,54 @@ def test_what_is_thrown_away_is_bounded():
             feeder.join()
             took = time.monotonic() - start
             assert ended and took < harness.seconds(5), f"cut after {took:.1f} s"
-            assert wire.statuses(raw) in ([413], []), raw[:200]
+            assert wire.statuses(raw) == [413], raw[:200]
         assert server.api().version(path) == 1
+
+
+@harness.rows([
+    ("too large", "POST", "/v1/layers/cut/train-forward", b"", 413), ("no such layer", "POST",
+                                                                      "/v1/layers/none/inference", b"", 404),
+    ("method", "DELETE", "/v1/layers/cut/inference", b"", 405),
+    ("media type", "POST", "/v1/layers/cut/inference", b"Content-Type: a/b\r\n", 415),
+])
+def test_refusal_is_told_before_the_cut(method, path, header, status):
+    """The body never comes, or is longer than what is thrown away: the reply comes all the same, then the end."""
+    with harness.Server("--durability", "none", "--max-body", "1M", "--log-level", "debug") as server:
+        client = server.api()
+        client.layer("cut")
+        start = b"%b %b HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n%b\r\n" % (method.encode(), path.encode(), 1 << 30,
+                                                                              header)
+        with wire.connect(server) as s:
+            s.sendall(start)
+            reply = wire.read_reply(s, harness.seconds(20))
+            wire.problem(reply, status)
+            assert reply.headers["connection"] == "close" and ("allow" in reply.headers) == (status == 405), reply
+            assert wire.read_all(s, harness.seconds(10)) == (b"", True), "the connection is closed"
+        with wire.connect(server, harness.seconds(20)) as s:
+            s.sendall(start)
+            sent = 0  # as curl does: sends while there is nothing to read
+            while not select.select([s], [], [], 0)[0] and sent < 24 * MIB:
+                if select.select([s], [s], [], harness.seconds(20))[1]:
+                    sent += s.send(b"x" * 65536)
+            assert sent > 8 * MIB, f"the reply came after {sent} bytes"
+            wire.problem(wire.read_reply(s, harness.seconds(20)), status)
+        line = f"{method} /v1/layers/{{name}}/" if status != 405 else f"{method} - "
+        harness.wait_until(lambda: sum(line in x and f" {status} " in x and x.endswith("(cut)")
+                                       for x in server.stderr().splitlines()) == 2, 10, "both are logged by their status")
+        assert client.version("/v1/layers/cut") == 1
+
+
+def test_refused_upload_of_curl():
+    if shutil.which("curl") is None:
+        harness.skip("curl is not installed")
+    server = harness.shared()
+    data = os.path.join(harness.folder(), "body")
+    with open(data, "wb") as f:
+        f.truncate(30 * 1000 * 1000)
+    url = f"http://{server.host}:{server.port}/v1/layers/none/inference"
+    done = subprocess.run(["curl", "-sS", "-H", "Expect:", "-w", " %{http_code}", "--data-binary", "@" + data, url],
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=harness.seconds(60), check=False)
+    assert done.stdout.endswith(b" 404") and b"layer_not_found" in done.stdout, (done.stdout, done.stderr)
 
 
 @harness.rows([
@@ -371,20 +420,50 @@ def test_many_slow_connections_do_not_stop_the_others():
 
 
 def test_reader_that_never_reads():
-    """Replies that nobody takes do not stop the others, and their connections do not live for ever."""
-    with harness.Server("--durability", "none", "--request-timeout", "1s") as server:
+    """Replies that nobody takes do not stop the others, and their connections are cut, whatever the replies' size."""
+    with harness.Server("--durability", "none", "--request-timeout", f"{int(2 * min(harness.PATIENCE, 3))}s",
+                        "--log-level", "debug") as server:
         client = server.api()
         path = client.layer("deaf", num_features=64)
-        body, _ = big_body(64, 6 * MIB)
-        deaf = [wire.connect(server, harness.seconds(20)) for _ in range(4)]
-        for s in deaf:
+        body, _ = big_body(64, 24 * MIB)
+        deaf = []
+        end = time.monotonic() + harness.seconds(60)
+        while len(deaf) < 4:
+            s = wire.connect(server, harness.seconds(60))
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             s.sendall(head(path + "/inference", len(body)) + body)
-        start = time.monotonic()
+            if s.recv(12, socket.MSG_PEEK).endswith(b" 200"):
+                deaf.append(s)
+            assert time.monotonic() < end, "calls are too slow for their time-out"
         for _ in range(50):
             assert client.infer(path, [[1] * 64])["version"] == 1
-        assert time.monotonic() - start < harness.seconds(5)
+        harness.wait_until(lambda: len(re.findall(r"inference 200 .*\(cut\)", server.stderr())) == 4, 30, "all are cut")
         for s in deaf:
             s.close()
+
+
+def test_slow_reader_is_served():
+    """Who takes the reply slowly, but above the least rate, gets all of it, long after --request-timeout."""
+    timeout = int(2 * min(harness.PATIENCE, 3))
+    with harness.Server("--durability", "none", "--request-timeout", f"{timeout}s") as server:
+        client = server.api()
+        path = client.layer("slow", num_features=64)
+        body, _ = big_body(64, 24 * MIB)
+        with wire.connect(server, harness.seconds(60)) as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            s.sendall(head(path + "/inference", len(body)) + body)
+            got, size, start = bytearray(s.recv(65536)), 0, time.monotonic()
+            size = int(re.search(rb"(?i)content-length: (\d+)", got).group(1)) + got.index(b"\r\n\r\n") + 4
+            assert size > 12 * MIB, size
+            while len(got) < size:
+                due = size * (time.monotonic() - start) / (2.5 * timeout)  # bytes by now, at an even pace
+                if len(got) > due:
+                    select.select([], [], [], 0.02)
+                    continue
+                piece = s.recv(65536)
+                assert piece, f"cut after {len(got)} of {size} bytes"
+                got += piece
+        assert time.monotonic() - start > 2 * timeout and got.rstrip().endswith(b"}"), bytes(got[-80:])
 
 
 def resident_kib(server):

@@ -1,12 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fixture.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "../../server/connections.h"
+#include "../../server/taken.h"
 
 static const char timeout_reply[] = "HTTP/1.1 408 Request Timeout\r\n\r\n";
 
@@ -82,6 +86,102 @@ static void test_reap(void **state) {
     assert_null(all);
 }
 
+// What a refused body is answered with where it does not end: at its deadline or when the I/O thread has enough of it.
+static void test_refuse(void **state) {
+    (void)state;
+    static const char refusal[] = "HTTP/1.1 404 Not Found\r\n\r\n";
+    for (int by_reaper = 0; by_reaper < 2; by_reaper++) {
+        struct connections *all = connections_new();
+        struct peer peer = connect_in(all, PHASE_BODY, 5);
+        assert_true(connections_refuse(all, peer.connection, refusal, strlen(refusal), 10));
+        connections_reap(all, 9, timeout_reply, strlen(timeout_reply));
+        assert_false(connections_answered(all, peer.connection));
+        if (by_reaper) {
+            connections_reap(all, 10, timeout_reply, strlen(timeout_reply));
+        } else {
+            assert_true(connections_answer(all, peer.connection, 9));
+        }
+        assert_true(connections_answered(all, peer.connection));
+        expect_cut(all, &peer, refusal);
+        assert_true(send(peer.theirs, "more", 4, MSG_NOSIGNAL) == 4); // our side alone is closed, for a while
+        assert_true(connections_answer(all, peer.connection, 11));    // once is enough
+        connections_reap(all, UINT64_C(1000000008), timeout_reply, strlen(timeout_reply));
+        assert_true(send(peer.theirs, "more", 4, MSG_NOSIGNAL) == 4);
+        connections_reap(all, UINT64_C(1000000010), timeout_reply, strlen(timeout_reply));
+        assert_true(send(peer.theirs, "more", 4, MSG_NOSIGNAL) < 0);
+        assert_false(connections_answer(all, peer.connection, UINT64_C(1000000011)));
+        disconnect(all, &peer);
+        connections_free(&all);
+    }
+    struct connections *all = connections_new();
+    struct peer peer = connect_in(all, PHASE_BODY, 5);
+    assert_true(connections_refuse(all, peer.connection, refusal, strlen(refusal), 10));
+    assert_true(connections_enter(all, peer.connection, PHASE_REPLY, 20)); // the body ended: the reply goes its way
+    connections_reap(all, 19, timeout_reply, strlen(timeout_reply));
+    expect_alive(all, &peer, PHASE_REPLY);
+    disconnect(all, &peer);
+    connections_free(&all);
+}
+
+// A connection over TCP, for which the system counts what the peer has taken.
+static struct peer connect_tcp(struct connections *all) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t size = sizeof address;
+    const int listening = socket(AF_INET, SOCK_STREAM, 0), theirs = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(bind(listening, (const struct sockaddr *)&address, size), 0);
+    assert_int_equal(listen(listening, 1), 0);
+    assert_int_equal(getsockname(listening, (struct sockaddr *)&address, &size), 0);
+    assert_int_equal(connect(theirs, (const struct sockaddr *)&address, size), 0);
+    const int ours = accept(listening, NULL, NULL);
+    close(listening);
+    struct peer peer = {ours, theirs, connections_add(all, ours, 0)};
+    assert_non_null(peer.connection);
+    return peer;
+}
+
+// Sends as much as the sockets hold.
+static void fill(const struct peer *peer) {
+    static const char block[65536];
+    struct pollfd writable = {.fd = peer->ours, .events = POLLOUT};
+    while (poll(&writable, 1, 50) > 0 && send(peer->ours, block, sizeof block, MSG_DONTWAIT | MSG_NOSIGNAL) > 0) {}
+}
+
+static bool can_send(const struct peer *peer) {
+    return send(peer->ours, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL) == 1 || errno == EAGAIN;
+}
+
+// Reads until the system has noted it: it does so only where a share of the peer's buffer became free.
+static void take(const struct peer *peer, uint64_t bytes) {
+    static char block[65536];
+    const uint64_t before = taken_bytes(peer->ours);
+    while (taken_bytes(peer->ours) < before + bytes) {
+        assert_true(recv(peer->theirs, block, sizeof block, 0) > 0);
+        fill(peer);
+    }
+}
+
+// A reply may take as long as it likes, as long as the peer takes enough of it in every window.
+static void test_reply_progress(void **state) {
+    (void)state;
+    const uint64_t window = UINT64_C(1000000000);
+    struct connections *all = connections_new();
+    struct peer peer = connect_tcp(all);
+    assert_true(connections_reply(all, peer.connection, 0, window));
+    fill(&peer);
+    connections_reap(all, window / 2, timeout_reply, 1); // the first look
+    for (uint64_t i = 1; i <= 3; i++) {
+        take(&peer, CONNECTION_MIN_RATE);
+        connections_reap(all, i * window, timeout_reply, 1);
+        assert_true(can_send(&peer));
+    }
+    connections_reap(all, 4 * window - 1, timeout_reply, 1);
+    assert_true(can_send(&peer));
+    connections_reap(all, 4 * window, timeout_reply, 1); // nothing was read in the last one
+    assert_false(can_send(&peer));
+    disconnect(all, &peer);
+    connections_free(&all);
+}
+
 // A new phase has a deadline of its own, not that of the one before.
 static void test_phases(void **state) {
     (void)state;
@@ -94,7 +194,7 @@ static void test_phases(void **state) {
     assert_true(connections_enter(all, peer.connection, PHASE_REPLY, 30));
     connections_reap(all, 29, timeout_reply, 1);
     expect_alive(all, &peer, PHASE_REPLY);
-    connections_reap(all, 30, timeout_reply, 1);
+    for (int i = 0; i < 2; i++) connections_reap(all, 30, timeout_reply, 1); // the first one looks where the peer is
     expect_cut(all, &peer, "");
     disconnect(all, &peer);
     connections_free(&all);
@@ -194,8 +294,14 @@ static void test_threads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_reap),        cmocka_unit_test(test_phases),           cmocka_unit_test(test_cut_idle),
-        cmocka_unit_test(test_full_socket), cmocka_unit_test(test_order_of_removal), cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_refuse),
+        cmocka_unit_test(test_reply_progress),
+        cmocka_unit_test(test_reap),
+        cmocka_unit_test(test_phases),
+        cmocka_unit_test(test_cut_idle),
+        cmocka_unit_test(test_full_socket),
+        cmocka_unit_test(test_order_of_removal),
+        cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests_name("connections", tests, NULL, NULL);
 }
