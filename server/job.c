@@ -40,6 +40,7 @@ struct job *job_new(struct service *service) {
     job->reply.body.budget = service->memory;
     job->batch.values.budget = service->memory;
     job->batch.y.values.budget = service->memory;
+    job->batch.dresidual.budget = service->memory;
     return job;
 }
 
@@ -51,6 +52,7 @@ void job_free(struct job **job) {
     buffer_free(&j->reply.body);
     buffer_free(&j->batch.values);
     tensor_free(&j->batch.y);
+    buffer_free(&j->batch.dresidual);
     msg_call_free(&j->call);
     msg_state_free(&j->new_state);
     msg_snapshot_free(&j->snapshot);
@@ -92,8 +94,15 @@ static size_t wanted_by_state(const struct msg_state *state) {
 void job_judge_memory(struct job *job) {
     if (job->error.code != MSG_MEMORY_FULL) return;
     const struct buffer *const buffers[] = {
-        &job->body,          &job->reply.body,       &job->batch.values,         &job->batch.y.values,
-        &job->call.x.values, &job->call.dout.values, &job->call.residual.values, &job->snapshot.storage,
+        &job->body,
+        &job->reply.body,
+        &job->batch.values,
+        &job->batch.y.values,
+        &job->batch.dresidual,
+        &job->call.x.values,
+        &job->call.dout.values,
+        &job->call.residual.values,
+        &job->snapshot.storage,
     };
     size_t bytes = wanted_by_state(&job->new_state);
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) bytes = add(bytes, wanted(buffers[i]));

@@ -59,11 +59,13 @@ struct batch {
     struct bn_shape shape;
     int channel_axis; // not negative
     uint64_t count;
-    struct tensor y;     // owned; backward: room of dresidual
-    uint64_t normalizer; // of the state that y was made with
-    bool first_batch;    // y was made with the batch's own gamma and beta
-    bool renormalized;   // y was made with a state that may not have been published
-    bool nonfinite;      // x, dout, the residual or what was computed from them is not finite
+    struct tensor y;         // owned; backward with a step: room of dx
+    struct buffer dresidual; // owned; where it cannot take the place of the residual
+    uint64_t normalizer;     // of the state that y, or the gradients, were made with
+    uint64_t computed;       // backward: the version of that state
+    bool first_batch;        // y was made with the batch's own gamma and beta
+    bool renormalized;       // y, or the gradients, were made with a state that may not have been published
+    bool nonfinite;          // x, dout, the residual or what was computed from them is not finite
     bool updated;
     uint64_t version, num_batches_tracked;
     bool tracks;

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <stdio.h>
 #include <string.h>
 #include <uv.h>
 
@@ -21,19 +22,24 @@ static struct bn_post post_of(const struct job *job) {
     return (struct bn_post){job->pass->activation, job->pass->residual.values.data};
 }
 
-static const double *gamma_of(const struct job *job) {
-    if (job->pass == NULL) return job->state->gamma;
+static const double *gamma_of(const struct job *job, const struct layer_state *state) {
+    if (job->pass == NULL) return state->gamma;
     return job->pass->affine ? pass_vector(job->pass, PASS_GAMMA) : NULL;
 }
 
-static const double *beta_of(const struct job *job) {
-    if (job->pass == NULL) return job->state->beta;
+static const double *beta_of(const struct job *job, const struct layer_state *state) {
+    if (job->pass == NULL) return state->beta;
     return job->pass->affine ? pass_vector(job->pass, PASS_BETA) : NULL;
 }
 
-// What takes dresidual: the residual of the call, which is of no use after, or room beside that of a pass.
+// What takes dx: dout, which is of no use after, unless a step may need it again.
+static struct buffer *dx_of(struct job *job) {
+    return job->call.has_step ? &job->batch.y.values : &job->call.dout.values;
+}
+
+// What takes dresidual: the residual of the call, unless a step may need it again, or room beside that of a pass.
 static struct buffer *dresidual_of(struct job *job) {
-    return job->pass != NULL ? &job->batch.y.values : &job->call.residual.values;
+    return job->pass != NULL || job->call.has_step ? &job->batch.dresidual : &job->call.residual.values;
 }
 
 static bool find_pass(struct job *job) {
@@ -78,17 +84,19 @@ static bool check_backward(struct job *job) {
            batch_check_finite(job, "residual", residual_of(job));
 }
 
-// How the forward call normalized x: with its statistics, which the pass has or which are taken here, or, in mode
-// inference, the running ones of now. For a batch that is not empty.
-static bool find_norm(struct job *job, struct bn_norm *norm) {
-    const double *const gamma = gamma_of(job), *const beta = beta_of(job);
+// What the forward call normalized with: its statistics, which the pass has or which are taken here, unless that was
+// done before, or, in mode inference, the running ones. For a batch that is not empty.
+static bool find_norm(struct job *job, const struct layer_state *state, bool again, struct bn_norm *norm,
+                      struct msg_error *error) {
+    const double *const gamma = gamma_of(job, state), *const beta = beta_of(job, state);
     if (job->call.mode == MSG_MODE_INFERENCE) {
-        *norm = batch_running_norm(job->state, gamma, beta);
+        *norm = batch_running_norm(state, gamma, beta);
         return true;
     }
     if (job->pass == NULL) {
-        *norm = batch_norm(&job->batch, job->state->config.eps, gamma, beta);
-        return batch_statistics(job, &job->call.x);
+        *norm = batch_norm(&job->batch, state->config.eps, gamma, beta);
+        if (!again) return batch_statistics(job, &job->call.x);
+        return batch_check_vector(&state->config, &job->batch, "batch_var", norm->var, error);
     }
     *norm = (struct bn_norm){.mean = pass_vector(job->pass, PASS_MEAN),
                              .mean_lo = pass_vector(job->pass, PASS_MEAN_LO),
@@ -99,36 +107,77 @@ static bool find_norm(struct job *job, struct bn_norm *norm) {
     return true;
 }
 
-// dx in the place of dout, dgamma and dbeta in the batch's vectors. dresidual cannot overflow: its values are of dout,
-// or 0.
-static bool compute(struct job *job) {
+static bool is_finite(const struct tensor *tensor) {
+    return tensor->first_nonfinite >= tensor->count;
+}
+
+static bool is_finite_vector(const double *values, size_t n) {
+    return bn_first_nonfinite(values, n, BN_F64) == n;
+}
+
+// dx, dgamma and dbeta by `state`, into dx_of and the batch's vectors. dresidual cannot overflow: its values are of
+// dout, or 0. `again`: it was done before, by another state.
+static bool compute(struct job *job, const struct layer_state *state, bool again, struct msg_error *error) {
     struct batch *const batch = &job->batch;
-    const struct tensor *const x = input_of(job);
-    struct tensor *const dout = &job->call.dout;
+    const struct tensor *const x = input_of(job), *const dout = &job->call.dout;
+    const struct msg_config *const config = &state->config;
     double *const dgamma = batch_vector(batch, BATCH_GAMMA), *const dbeta = batch_vector(batch, BATCH_BETA);
+    const size_t channels = batch->shape.channels;
     const bool own = job->call.mode == MSG_MODE_TRAIN;
     struct bn_norm norm;
+    batch->normalizer = state->normalizer;
+    batch->computed = state->version;
+    batch->nonfinite = !is_finite(dout) || !is_finite(x) || !is_finite(residual_of(job));
     if (batch->count == 0) {
-        memset(dgamma, 0, 2 * batch->shape.channels * sizeof *dgamma);
+        memset(dgamma, 0, 2 * channels * sizeof *dgamma);
         return true;
     }
-    if (!find_norm(job, &norm)) return false;
+    if (!find_norm(job, state, again, &norm, error)) return false;
     const struct bn_post post = post_of(job);
-    const struct bn_gradients gradients = {.dx = dout->values.data,
+    const struct bn_gradients gradients = {.dx = dx_of(job)->data,
                                            .dresidual = residual_of(job)->present ? dresidual_of(job)->data : NULL,
                                            .dgamma = dgamma,
                                            .dbeta = dbeta};
     const enum bn_status status = (own ? bn_backward : bn_backward_frozen)(
         &gradients, dout->values.data, x->values.data, x->dtype, batch->shape, &norm, &post, job->service->pool);
-    const struct msg_config *const config = &job->state->config;
     // A finite call whose gradients overflow is as bad for gamma and beta as one that is not finite.
-    const size_t channels = batch->shape.channels;
-    const bool overflows = bn_first_nonfinite(dgamma, channels, BN_F64) < channels ||
-                           bn_first_nonfinite(dbeta, channels, BN_F64) < channels;
+    const bool overflows = !is_finite_vector(dgamma, channels) || !is_finite_vector(dbeta, channels);
     if (config->nonfinite == MSG_SKIP_UPDATE && overflows) batch->nonfinite = true;
-    return reply_kernel_ok(&job->error, status) && batch_check_result(config, batch, "dout", dout, &job->error) &&
-           batch_check_vector(config, batch, "dgamma", dgamma, &job->error) &&
-           batch_check_vector(config, batch, "dbeta", dbeta, &job->error);
+    const struct tensor dx = tensor_like(dout, *dx_of(job));
+    return reply_kernel_ok(error, status) && batch_check_result(config, batch, "dout", &dx, error) &&
+           batch_check_vector(config, batch, "dgamma", dgamma, error) &&
+           batch_check_vector(config, batch, "dbeta", dbeta, error);
+}
+
+// ---- the step
+
+static bool skips(const struct batch *batch, const struct msg_config *config) {
+    return batch->count == 0 || (batch->nonfinite && config->nonfinite == MSG_SKIP_UPDATE);
+}
+
+// True where the gradients, or what is refused of them, would be others by `state` than by that which they were made
+// with.
+static bool is_stale(const struct job *job, const struct layer_state *state) {
+    const struct batch *const batch = &job->batch;
+    const bool same_version = !batch->renormalized && batch->computed == state->version;
+    if (same_version) return false;
+    return batch->renormalized || job->call.mode == MSG_MODE_INFERENCE ||
+           (job->pass == NULL && batch->normalizer != state->normalizer) ||
+           job->state->config.nonfinite != state->config.nonfinite;
+}
+
+// Under policies that were others when the call was decoded.
+static bool check_policies(const struct job *job, const struct msg_config *config, struct msg_error *error) {
+    if (job->call.mode == MSG_MODE_TRAIN && job->pass == NULL && batch_refuses_single(&job->batch, config))
+        return msg_fail(error, MSG_SINGLE_VALUE, "/x", "x has one value per channel, which the layer rejects");
+    const struct tensor *const x = input_of(job);
+    const char *const field = !is_finite(&job->call.dout) ? "dout" : !is_finite(x) ? "x" : "residual";
+    if (config->nonfinite != MSG_REJECT || (is_finite(&job->call.dout) && is_finite(x) && is_finite(residual_of(job))))
+        return true;
+    char pointer[16];
+    snprintf(pointer, sizeof pointer, "/%s", field);
+    return msg_fail(error, MSG_NON_FINITE, pointer, "%s has a value that is not finite, which the layer rejects",
+                    field);
 }
 
 static bool apply_step(struct change *change, struct txn *txn) {
@@ -137,7 +186,15 @@ static bool apply_step(struct change *change, struct txn *txn) {
     const double *const dgamma = batch_vector(batch, BATCH_GAMMA), *const dbeta = batch_vector(batch, BATCH_BETA);
     const double lr = job->call.lr, weight_decay = job->call.weight_decay;
     const struct layer_state *const state = reply_current(job, txn, true);
-    if (state == NULL) return false;
+    if (state == NULL || !check_policies(job, &state->config, &change->error)) return false;
+    if (is_stale(job, state)) {
+        batch->renormalized = true;
+        if (!compute(job, state, true, &change->error)) return false;
+    }
+    batch->version = state->version;
+    batch->updated = !skips(batch, &state->config);
+    job->reply.etag[0] = '\0';
+    if (!batch->updated) return true;
     if (state->config.nonfinite != MSG_PROPAGATE && !layer_step_is_finite(state, dgamma, dbeta, lr, weight_decay)) {
         return msg_fail(&change->error, MSG_OVERFLOW, "/step",
                         "the step makes gamma or beta overflow; nothing was changed");
@@ -159,11 +216,12 @@ static void finish_backward(struct job *job) {
         .channels = batch->shape.channels,
         .version = batch->version,
     };
-    const struct tensor *const dx = &job->call.dout;
-    const struct tensor dresidual = tensor_like(dx, *dresidual_of(job));
+    const struct tensor dx = tensor_like(&job->call.dout, *dx_of(job));
+    const struct tensor dresidual = tensor_like(&dx, *dresidual_of(job));
     atomic_fetch_add(&job->layer->backward, 1);
+    if (job->call.has_step && batch->count > 0 && !batch->updated) atomic_fetch_add(&job->layer->skipped, 1);
     reply_with(job, 200,
-               json_encode_backward(&job->reply.body, &reply, dx, residual_of(job)->present ? &dresidual : NULL));
+               json_encode_backward(&job->reply.body, &reply, &dx, residual_of(job)->present ? &dresidual : NULL));
 }
 
 static bool prepare(struct job *job) {
@@ -174,8 +232,10 @@ static bool prepare(struct job *job) {
     const size_t room =
         tensors * json_tensor_room(dout) + 2 * json_vector_room(batch->shape.channels) + JSON_REPLY_ROOM;
     if (!batch_allocate(batch, &job->error) || !buffer_reserve(&job->reply.body, room)) return false;
-    if (!has_residual || job->pass == NULL) return true;
-    return buffer_reserve(dresidual_of(job), dout->count * bn_dtype_size(dout->dtype) + 1);
+    const bool step = job->call.has_step;
+    const size_t bytes = dout->count * bn_dtype_size(dout->dtype) + 1;
+    if (step && !buffer_reserve(dx_of(job), bytes)) return false;
+    return !has_residual || (job->pass == NULL && !step) || buffer_reserve(dresidual_of(job), bytes);
 }
 
 enum job_result ops_backward(struct job *job) {
@@ -186,11 +246,9 @@ enum job_result ops_backward(struct job *job) {
         return JOB_REPLY;
     if (!check_backward(job)) return JOB_REPLY;
     if (!prepare(job)) return reply_failed(job);
-    if (!compute(job)) return JOB_REPLY;
+    if (!compute(job, job->state, false, &job->error)) return JOB_REPLY;
     batch->version = job->state->version;
-    const bool skip = batch->nonfinite && config->nonfinite == MSG_SKIP_UPDATE;
-    if (job->call.has_step && batch->count > 0 && !skip) return reply_after_commit(job, apply_step, finish_backward);
-    if (job->call.has_step && skip) atomic_fetch_add(&job->layer->skipped, 1);
+    if (job->call.has_step && !skips(batch, config)) return reply_after_commit(job, apply_step, finish_backward);
     finish_backward(job);
     return JOB_REPLY;
 }
