@@ -136,7 +136,9 @@ static bool set_config(struct msg_config *config, json_t *object, const char *pa
 static bool set_representation(struct msg_config *config, json_t *object, const char *name, struct msg_error *error) {
     if (!field_set_all(NULL, NULL, representation_fields, object, "", error)) return false;
     const json_t *const given_name = json_object_get(object, "name");
-    if (given_name != NULL && (!json_is_string(given_name) || strcmp(json_string_value(given_name), name) != 0)) {
+    if (given_name != NULL && !json_is_string(given_name))
+        return msg_fail(error, MSG_WRONG_TYPE, "/name", "name is a string");
+    if (given_name != NULL && !field_is_word(given_name, name)) {
         return msg_fail(error, MSG_CONFLICTING_FIELDS, "/name", "the name is not the one in the path");
     }
     json_t *const layer = json_object_get(object, "layer");
@@ -296,12 +298,13 @@ static bool set_batches(struct msg_state *state, const json_t *value, const char
     state->has_num_batches_tracked = true;
     state->null_num_batches_tracked = json_is_null(value);
     if (state->null_num_batches_tracked) return true;
-    if (!json_is_integer(value))
+    int64_t count = 0;
+    bool fits = false;
+    if (!field_whole(&count, &fits, value))
         return msg_fail(error, MSG_WRONG_TYPE, pointer, "num_batches_tracked is an integer or null");
-    if (json_integer_value(value) < 0) {
-        return msg_fail(error, MSG_OUT_OF_RANGE, pointer, "num_batches_tracked is not negative");
-    }
-    state->num_batches_tracked = (uint64_t)json_integer_value(value);
+    if (!fits || count < 0)
+        return msg_fail(error, MSG_OUT_OF_RANGE, pointer, "num_batches_tracked is from 0 to 2^63 - 1");
+    state->num_batches_tracked = (uint64_t)count;
     return true;
 }
 

@@ -21,11 +21,19 @@ void field_pointer(char pointer[MSG_POINTER_MAX], const char *parent, const char
     memcpy(pointer, scan.pointer, MSG_POINTER_MAX);
 }
 
+bool field_whole(int64_t *value, bool *fits, const json_t *json) {
+    const double real = json_is_real(json) ? json_real_value(json) : 0;
+    *fits = real >= -9223372036854775808.0 && real < 9223372036854775808.0;
+    *value = json_is_integer(json) ? json_integer_value(json) : *fits ? (int64_t)real : 0;
+    return json_is_integer(json) || (json_is_real(json) && real == floor(real));
+}
+
 static bool set_integer(int64_t *value, const struct field *field, const json_t *json, const char *pointer,
                         struct msg_error *error) {
-    if (!json_is_integer(json)) return msg_fail(error, MSG_WRONG_TYPE, pointer, "%s is an integer", field->name);
-    *value = json_integer_value(json);
-    if (*value >= (int64_t)field->low && *value <= (int64_t)field->high) return true;
+    bool fits = false;
+    if (!field_whole(value, &fits, json))
+        return msg_fail(error, MSG_WRONG_TYPE, pointer, "%s is an integer", field->name);
+    if (fits && *value >= (int64_t)field->low && *value <= (int64_t)field->high) return true;
     return msg_fail(error, MSG_OUT_OF_RANGE, pointer, "%s is from %.0f to %.0f", field->name, field->low, field->high);
 }
 
@@ -44,13 +52,17 @@ static bool set_real(double *value, const struct field *field, const json_t *jso
     return msg_fail(error, MSG_OUT_OF_RANGE, pointer, "%s is from %g to %g", field->name, field->low, field->high);
 }
 
+bool field_is_word(const json_t *json, const char *word) {
+    return json_string_length(json) == strlen(word) && memcmp(json_string_value(json), word, strlen(word)) == 0;
+}
+
 static bool set_word(int *value, const struct field *field, const json_t *json, const char *pointer,
                      struct msg_error *error) {
     if (!json_is_string(json)) return msg_fail(error, MSG_WRONG_TYPE, pointer, "%s is a string", field->name);
     char expected[MSG_DETAIL_MAX] = "";
     size_t n = 0;
     for (int i = 0; field->words[i] != NULL; i++) {
-        if (strcmp(field->words[i], json_string_value(json)) == 0) {
+        if (field_is_word(json, field->words[i])) {
             *value = (int)field->low + i;
             return true;
         }
@@ -64,7 +76,8 @@ static bool set_cache_id(char *value, const struct field *field, const json_t *j
     if (!json_is_string(json)) return msg_fail(error, MSG_WRONG_TYPE, pointer, "%s is a string", field->name);
     const size_t length = json_string_length(json);
     if (length == 0) return msg_fail(error, MSG_OUT_OF_RANGE, pointer, "%s is empty", field->name);
-    if (length > MSG_CACHE_ID_MAX) return msg_fail(error, MSG_CACHE_GONE, pointer, "no such cached pass; send x");
+    if (length > MSG_CACHE_ID_MAX || strlen(json_string_value(json)) != length) // no id has a NUL
+        return msg_fail(error, MSG_CACHE_GONE, pointer, "no such cached pass; send x");
     memcpy(value, json_string_value(json), length + 1);
     return true;
 }
@@ -105,21 +118,45 @@ bool field_set_all(void *message, unsigned *given, const struct field *table, js
 
 // ---- the small rest of a body
 
+// The member of the object at hand whose value reaches to `position`, if it is an object, is put into the scan's
+// pointer, and so on into that value. jansson says where in the text a number ended, but not of which field it was.
+static void point_at(struct scan *scan, struct scan_span text, size_t position) {
+    struct msg_error ignored = {0};
+    struct scan inner;
+    struct scan_key key;
+    scan_start(&inner, text.text, text.length, NULL, &ignored);
+    bool more = scan_peek(&inner) == '{' && scan_object(&inner);
+    for (bool first = true; more && scan_member(&inner, &key, &more, first) && more; first = false) {
+        struct scan_span value;
+        if (!scan_skip(&inner, &value)) return;
+        scan_end_member(&inner, &key);
+        const size_t from = (size_t)(value.text - text.text);
+        if (from + value.length < position) continue;
+        scan_push(scan, key.name);
+        point_at(scan, value, position - from);
+        return;
+    }
+}
+
 // The scanner has passed the grammar. What jansson refuses beyond it are characters, numbers and duplicates; anything
 // else is a token that it had no memory for.
-static bool value_failed(struct scan *scan, const json_error_t *why) {
+static bool value_failed(struct scan *scan, struct scan_span text, const json_error_t *why) {
     const enum json_error_code code = json_error_code(why);
-    const bool character = code == json_error_invalid_utf8 || code == json_error_null_character ||
-                           code == json_error_null_byte_in_key || strncmp(why->text, "invalid Unicode", 15) == 0;
+    const size_t length = scan->pointer_length;
+    if (code == json_error_invalid_utf8 || strncmp(why->text, "invalid Unicode", 15) == 0)
+        return scan_malformed(scan, "a string holds half of a surrogate pair");
+    if (code != json_error_duplicate_key && code != json_error_numeric_overflow && code != json_error_null_byte_in_key)
+        return msg_fail(scan->error, MSG_MEMORY_FULL, NULL, "out of memory");
     if (code == json_error_duplicate_key) {
-        return msg_fail(scan->error, MSG_DUPLICATE_FIELD, scan->pointer, "a field in it is given twice");
+        msg_fail(scan->error, MSG_DUPLICATE_FIELD, scan->pointer, "a field in it is given twice");
+    } else if (code == json_error_null_byte_in_key) {
+        msg_fail(scan->error, MSG_UNKNOWN_FIELD, scan->pointer, "there is no such field here");
+    } else {
+        if (why->position > 0) point_at(scan, text, (size_t)why->position);
+        msg_fail(scan->error, MSG_OVERFLOW, scan->pointer, "the number is too large");
     }
-    if (code == json_error_numeric_overflow) {
-        return msg_fail(scan->error, MSG_OVERFLOW, scan->pointer, "the number is too large");
-    }
-    if (!character) return msg_fail(scan->error, MSG_MEMORY_FULL, NULL, "out of memory");
-    scan->error->code = MSG_OK;
-    return msg_fail(scan->error, MSG_MALFORMED_JSON, NULL, "%.200s", why->text);
+    scan_pop(scan, length);
+    return false;
 }
 
 static const struct field *known_field(const struct rest *rest, const char *name) {
@@ -151,8 +188,9 @@ bool rest_take(struct rest *rest, struct scan *scan, const struct scan_key *key)
         msg_fail(scan->error, MSG_DUPLICATE_FIELD, scan->pointer, "the field is given twice");
         return true;
     }
-    json_t *const value = json_loadb(text.text, text.length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &why);
-    if (value == NULL) return value_failed(scan, &why) || scan->error->code != MSG_MALFORMED_JSON;
+    json_t *const value =
+        json_loadb(text.text, text.length, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &why);
+    if (value == NULL) return value_failed(scan, text, &why) || scan->error->code != MSG_MALFORMED_JSON;
     // A known field has a name in UTF-8, so this can only be memory.
     if (json_object_set_new(rest->object, key->name, value) != 0)
         msg_fail(scan->error, MSG_MEMORY_FULL, NULL, "out of memory");

@@ -7,6 +7,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #include "message.h"
 #include "scan.h"
@@ -45,6 +46,12 @@ bool field_set(void *message, const struct field *field, const json_t *json, con
 // Sets all fields that the object has, and the bits of those in *given (may be NULL). Unknown ones are refused.
 bool field_set_all(void *message, unsigned *given, const struct field *table, json_t *object, const char *parent,
                    struct msg_error *error);
+
+// True where the number is whole, as 3 or 3.0. *fits: within int64_t, and then *value holds it.
+bool field_whole(int64_t *value, bool *fits, const json_t *json);
+
+// True where the value is this string; a string with NUL in it is no word.
+bool field_is_word(const json_t *json, const char *word);
 
 // The pointer of member `name` of the value at `parent`.
 void field_pointer(char pointer[MSG_POINTER_MAX], const char *parent, const char *name);

@@ -45,6 +45,20 @@ static bool skip_escape(struct scan *scan) {
     return true;
 }
 
+// Bytes of the UTF-8 character beyond ASCII at `text`; 0 where there is none. RFC 3629, section 4.
+static size_t character_length(const char *text, size_t room) {
+    const unsigned char *const byte = (const unsigned char *)text;
+    const unsigned char a = byte[0], b = room > 1 ? byte[1] : 0;
+    const size_t length = a >= 0xc2 && a < 0xe0 ? 2 : a >= 0xe0 && a < 0xf0 ? 3 : a >= 0xf0 && a < 0xf5 ? 4 : 0;
+    const bool longer = (a == 0xe0 && b < 0xa0) || (a == 0xf0 && b < 0x90); // than it must be
+    const bool none = (a == 0xed && b >= 0xa0) || (a == 0xf4 && b >= 0x90); // surrogates, and past U+10FFFF
+    if (length > room || longer || none) return 0;
+    for (size_t i = 1; i < length; i++) {
+        if ((byte[i] & 0xc0) != 0x80) return 0;
+    }
+    return length;
+}
+
 // The span is what stands between the quotes, escapes as written.
 static bool skip_string(struct scan *scan, struct scan_span *span) {
     if (scan_peek(scan) != '"') return scan_malformed(scan, "expected a string");
@@ -55,8 +69,13 @@ static bool skip_string(struct scan *scan, struct scan_span *span) {
             *span = (struct scan_span){start, (size_t)(scan->at - 1 - start)};
             return true;
         }
-        if (c < 0x20) return scan_malformed(scan, "a control character within a string");
         if (c == '\\' && !skip_escape(scan)) return false;
+        if (c >= 0x20 && c < 0x80) continue;
+        if (c < 0x20) return scan_malformed(scan, "a control character within a string");
+        scan->at--;
+        const size_t length = character_length(scan->at, (size_t)(scan->end - scan->at));
+        if (length == 0) return scan_malformed(scan, "not UTF-8");
+        scan->at += length;
     }
     return scan_malformed(scan, "the text ends within a string");
 }
@@ -220,7 +239,7 @@ static unsigned escaped_character(struct scan_span span, size_t at, size_t *leng
     return 0x10000 + ((code - 0xd800) << 10) + (low - 0xdc00);
 }
 
-static void unescape_key(char *out, struct scan_span span) {
+void scan_unescape(char out[SCAN_KEY_MAX + 1], struct scan_span span) {
     static const char plain[] = "\"\\/bfnrt", meant[] = "\"\\/\b\f\n\r\t";
     size_t n = 0;
     for (size_t i = 0; i < span.length; i++) {
@@ -277,7 +296,7 @@ bool scan_member(struct scan *scan, struct scan_key *key, bool *more, bool first
     skip_space(scan);
     if (!skip_string(scan, &span)) return false;
     key->span = (struct scan_span){span.text - 1, span.length + 2};
-    unescape_key(key->name, span);
+    scan_unescape(key->name, span);
     if (scan_peek(scan) != ':') return scan_malformed(scan, "expected ':'");
     scan->at++;
     key->parent_length = scan->pointer_length;

@@ -57,6 +57,10 @@ void scan_end_member(struct scan *scan, const struct scan_key *key);
 // Skips one value of any kind. span may be NULL.
 bool scan_skip(struct scan *scan, struct scan_span *span);
 
+// The text of a string that was skipped before: what stands between its quotes, in UTF-8. Cut as a key is; NUL and half
+// a surrogate pair become U+FFFD, for no known word has them.
+void scan_unescape(char out[SCAN_KEY_MAX + 1], struct scan_span span);
+
 // Records what is wrong with the value at hand, and skips it.
 __attribute__((format(printf, 3, 4))) bool scan_refuse(struct scan *scan, enum msg_code code, const char *format, ...);
 

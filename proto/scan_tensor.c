@@ -10,7 +10,7 @@
 // Text of a number in a tensor, separators included, as first guessed.
 #define TEXT_PER_VALUE 8
 
-static const char *const special_names[] = {"\"NaN\"", "\"Infinity\"", "\"-Infinity\""};
+static const char *const special_names[] = {"NaN", "Infinity", "-Infinity"};
 
 // ---- values
 
@@ -50,26 +50,29 @@ static void sink_put(struct sink *sink, double value64, float value32) {
     sink->count++;
 }
 
-// "NaN", "Infinity" and "-Infinity". *known is false where the string at hand is another one.
-static void read_special(struct scan *scan, struct sink *sink, bool *known) {
-    static const float values[] = {__builtin_nanf(""), __builtin_inff(), -__builtin_inff()};
-    *known = false;
-    for (int i = 0; i < 3; i++) {
-        const size_t length = strlen(special_names[i]);
-        if ((size_t)(scan->end - scan->at) < length || memcmp(scan->at, special_names[i], length) != 0) continue;
-        scan->at += length;
-        if (sink->first_nonfinite == SIZE_MAX) sink->first_nonfinite = sink->count;
-        sink_put(sink, values[i], values[i]);
-        *known = true;
-        return;
-    }
-}
-
 enum read_result {
     READ_OK,
     READ_MALFORMED, // the walk is over
     READ_REFUSED,   // the error is set, the value at hand is not consumed
 };
+
+// "NaN", "Infinity" and "-Infinity", with escapes too. READ_REFUSED, without an error set: the string is another one.
+static enum read_result read_special(struct scan *scan, struct sink *sink) {
+    static const float values[] = {__builtin_nanf(""), __builtin_inff(), -__builtin_inff()};
+    const char *const start = scan->at;
+    char text[SCAN_KEY_MAX + 1];
+    struct scan_span span;
+    if (!scan_skip(scan, &span)) return READ_MALFORMED;
+    scan_unescape(text, (struct scan_span){span.text + 1, span.length - 2});
+    for (int i = 0; i < 3; i++) {
+        if (strcmp(text, special_names[i]) != 0) continue;
+        if (sink->first_nonfinite == SIZE_MAX) sink->first_nonfinite = sink->count;
+        sink_put(sink, values[i], values[i]);
+        return READ_OK;
+    }
+    scan->at = start;
+    return READ_REFUSED;
+}
 
 static enum read_result read_element(struct scan *scan, struct sink *sink) {
     if (!buffer_grow(sink->values, sizeof(double))) {
@@ -97,9 +100,8 @@ static enum read_result read_element(struct scan *scan, struct sink *sink) {
         return READ_MALFORMED;
     }
     scan->at = start;
-    bool known = false;
-    if (c == '"') read_special(scan, sink, &known);
-    if (known) return READ_OK;
+    const enum read_result special = c == '"' ? read_special(scan, sink) : READ_REFUSED;
+    if (special != READ_REFUSED) return special;
     msg_fail(scan->error, MSG_WRONG_TYPE, scan->pointer, "expected a number%s",
              c == '"' ? ", \"NaN\", \"Infinity\" or \"-Infinity\"" : "");
     return READ_REFUSED;
@@ -327,8 +329,11 @@ static bool read_string(struct scan *scan, struct scan_span *text) {
 static bool read_wire_dtype(struct scan *scan, struct tensor *tensor) {
     struct scan_span name = {0};
     if (!read_string(scan, &name)) return false;
+    if (name.text == NULL) return true; // it is refused already
+    char text[SCAN_KEY_MAX + 1];
+    scan_unescape(text, name);
     for (size_t i = 0; i < wire_dtype_count; i++) {
-        if (name.length == strlen(wire_dtypes[i].name) && memcmp(name.text, wire_dtypes[i].name, name.length) == 0) {
+        if (strcmp(text, wire_dtypes[i].name) == 0) {
             tensor->wire = wire_dtypes[i].dtype;
             return true;
         }
@@ -386,8 +391,11 @@ static bool read_tensor_object(struct scan *scan, struct tensor *tensor) {
         msg_fail(scan->error, MSG_CONFLICTING_FIELDS, scan->pointer,
                  "dtype goes with base64; data is of the layer's dtype");
     } else if (seen.data && data_count != tensor->count) {
+        const size_t length = scan->pointer_length;
+        scan_push(scan, "data");
         msg_fail(scan->error, MSG_SHAPE_MISMATCH, scan->pointer, "data has %zu numbers, the shape asks for %zu",
                  data_count, tensor->count);
+        scan_pop(scan, length);
     } else if (seen.base64) {
         tensor->form = TENSOR_BASE64;
         scan_base64(scan, tensor, seen.text);

@@ -70,6 +70,11 @@ static void test_malformed_wins(void **state) {
         {SNAPSHOT, "{\"layers\":1,\"layers\":{\"a\":{]}}"},
         {CONFIG, "{\"eps\":1e999} {}"},
         {TRAIN, "{\"x\":[[1]],\"cache\":\"\xff\"}"},
+        {TRAIN, "{\"x\":[[1]],\"\xff\":1}"},
+        {TRAIN, "{\"x\":[[\"\xff\"]]}"},
+        {TRAIN, "{\"x\":{\"shape\":[1,1],\"dtype\":\"f32\",\"base64\":\"AAAA\xc3==\"}}"},
+        {TRAIN, "{\"x\":[[1]],\"more\":[\"\xed\xa0\x80\"]}"},
+        {CONFIG, "{\"convention\":\"\\ud800\"}"},
         {TRAIN, "{\"x\":[[1],[2,3]],\"cache\":\"\xc3\"}"},
     };
     for (size_t i = 0; i < COUNT(rows); i++) expect_error(rows[i].kind, rows[i].text, MSG_MALFORMED_JSON, NULL);
@@ -113,7 +118,8 @@ static void test_representation(void **state) {
     assert_int_equal(d.config.num_features, 3);
     expect_error(CONFIG, "{\"layer\":{\"num_features\":3}}", MSG_OK, NULL);
     expect_error(CONFIG, "{\"name\":\"other\",\"layer\":{}}", MSG_CONFLICTING_FIELDS, "/name");
-    expect_error(CONFIG, "{\"name\":7,\"layer\":{}}", MSG_CONFLICTING_FIELDS, "/name");
+    expect_error(CONFIG, "{\"name\":7,\"layer\":{}}", MSG_WRONG_TYPE, "/name");
+    expect_error(CONFIG, "{\"name\":\"a\\u0000\",\"layer\":{}}", MSG_CONFLICTING_FIELDS, "/name");
     expect_error(CONFIG, "{\"layer\":[]}", MSG_WRONG_TYPE, "/layer");
     expect_error(CONFIG, "{\"layer\":{},\"num_features\":3}", MSG_UNKNOWN_FIELD, "/num_features");
     expect_error(CONFIG, "{\"layer\":{\"eps\":0}}", MSG_OUT_OF_RANGE, "/layer/eps");
@@ -165,7 +171,13 @@ static void test_calls(void **state) {
     expect_error(BACKWARD, "{" DOUT "," X ",\"step\":{}}", MSG_MISSING_FIELD, "/step/lr");
     expect_error(BACKWARD, "{" DOUT "," X ",\"step\":{\"weight_decay\":1}}", MSG_MISSING_FIELD, "/step/lr");
     expect_error(BACKWARD, "{" DOUT "," X ",\"step\":{\"lr\":1,\"momentum\":1}}", MSG_UNKNOWN_FIELD, "/step/momentum");
-    expect_error(BACKWARD, "{" DOUT "," X ",\"step\":{\"lr\":1e999}}", MSG_OVERFLOW, "/step");
+    expect_error(BACKWARD, "{" DOUT "," X ",\"step\":{\"lr\":1e999}}", MSG_OVERFLOW, "/step/lr");
+    expect_error(BACKWARD, "{" DOUT "," X ",\"step\": { \"lr\" : 1 , \"weight_decay\": -1e999 }}", MSG_OVERFLOW,
+                 "/step/weight_decay");
+    expect_error(BACKWARD, "{" DOUT "," X ",\"step\":{\"lr\":1,\"a\\u0000\":1}}", MSG_UNKNOWN_FIELD, "/step");
+    expect_error(BACKWARD, "{" DOUT ",\"cache\":\"\\u0000\"}", MSG_CACHE_GONE, "/cache");
+    expect_error(BACKWARD, "{" DOUT ",\"cache\":\"a\\u0000b\"}", MSG_CACHE_GONE, "/cache");
+    expect_error(BACKWARD, "{" DOUT "," X ",\"mode\":\"train\\u0000\"}", MSG_OUT_OF_RANGE, "/mode");
 }
 
 static void test_activation_and_residual(void **state) {
@@ -229,6 +241,8 @@ static void test_state(void **state) {
     d = decode_good(STATE, "{\"num_batches_tracked\":9223372036854775807}");
     assert_int_equal(d.state.num_batches_tracked, INT64_MAX);
     expect_error(STATE, "{\"num_batches_tracked\":9223372036854775808}", MSG_OVERFLOW, "/num_batches_tracked");
+    expect_error(STATE, "{\"num_batches_tracked\":9223372036854775808.0}", MSG_OUT_OF_RANGE, "/num_batches_tracked");
+    expect_error(STATE, "{\"layer\":{\"momentum\":0,\"eps\":1e999}}", MSG_OVERFLOW, "/layer/eps");
     expect_error(STATE, "{\"gamma\":[1,1e999]}", MSG_OVERFLOW, "/gamma/1");
     expect_error(STATE, "{\"gamma\":[1,[2]]}", MSG_RAGGED, "/gamma/1");
 }

@@ -43,6 +43,7 @@ static const char *const good_texts[] = {
     "\"\\\"\\\\\\/\\b\\f\\n\\r\\t\"",
     "\"\\u0000\\uD83D\\uDE00\\uabCD\"",
     "\"\xc3\xa9\"",
+    "\"\xc2\x80\xdf\xbf\xe0\xa0\x80\xed\x9f\xbf\xee\x80\x80\xef\xbf\xbf\xf0\x90\x80\x80\xf4\x8f\xbf\xbf\"",
     "\"\x7f\"",
     "[]",
     "{}",
@@ -101,6 +102,18 @@ static void test_bad(void **state) {
         "\"\\u123g\"",
         "\"\\u\"",
         "\"\\U0041\"",
+        "\"\x80\"",     // no first byte
+        "\"\xc3\"",     // no second one
+        "\"\xc1\xbf\"", // longer than it must be, as are the next two
+        "\"\xe0\x9f\xbf\"",
+        "\"\xf0\x8f\xbf\xbf\"",
+        "\"\xed\xa0\x80\"",     // half a surrogate pair
+        "\"\xf4\x90\x80\x80\"", // past U+10FFFF
+        "\"\xf5\x80\x80\x80\"",
+        "\"\xe2\x82\"",
+        "\"\xe2\x82",
+        "\"\xff\"",
+        "{\"\xff\":1}",
         "\"\t\"",
         "\"\n\"",
         "\"\x01\"",
