@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Start, run, drain. The main thread owns the libuv loop: signals, and a tick for deadlines and expiry.
+#include <malloc.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -41,6 +42,20 @@ struct server {
 };
 
 // ---- starting
+
+// glibc keeps what was freed for later, in an arena for each thread that ever had to wait, and moves the size from which
+// a block goes back to the system up to 32 MiB: the process would grow far beyond its memory budget, which counts what
+// is in use. Here large blocks always go back, and small ones come from few arenas.
+#define MMAP_THRESHOLD (4 * 1024 * 1024)
+#define ARENAS 2
+
+static void bound_heap(void) {
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD);
+    mallopt(M_TRIM_THRESHOLD, 2 * MMAP_THRESHOLD);
+    mallopt(M_ARENA_MAX, ARENAS);
+#endif
+}
 
 static unsigned processors(void) {
     cpu_set_t set;
@@ -251,7 +266,7 @@ int main(int argc, char **argv) {
     struct config config;
     char why[512] = "";
     switch (config_read(&config, argc, argv, why, sizeof why)) {
-    case CONFIG_RUN: return run_server(&config);
+    case CONFIG_RUN: bound_heap(); return run_server(&config);
     case CONFIG_HEALTHCHECK: return address_is_ready(config.listen) ? EXIT_OK : EXIT_FAILED;
     case CONFIG_HELP: config_help(stdout); return EXIT_OK;
     case CONFIG_HELP_MARKDOWN: config_markdown(stdout); return EXIT_OK;

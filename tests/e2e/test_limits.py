@@ -471,6 +471,30 @@ def resident_kib(server):
         return next(int(line.split()[1]) for line in f if line.startswith("VmRSS"))
 
 
+def test_freed_memory_goes_back():
+    """After large calls on many connections the process is as small as before, but for a little."""
+    if harness.SCALE < 1:
+        harness.skip("sanitizers keep freed memory")
+    with harness.Server("--durability", "none", "--memory-budget", "64M") as server:
+        path = server.api().layer("back", num_features=64)
+        before = resident_kib(server)
+        row = b"[" + b",".join(b"%d.25371" % (i % 7) for i in range(64)) + b"]"
+
+        def work():
+            for size in (16, 1, 3, 2, 5, 4):
+                rows = size * MIB // len(row)
+                body = b'{"x":[' + b",".join([row] * (rows - 1) + [row.replace(b"2", b"7")]) + b"]}"
+                assert server.api().request("POST", path + "/train-forward", body).status in (200, 503)
+
+        threads = [threading.Thread(target=work) for _ in range(6)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        harness.wait_until(lambda: resident_kib(server) < before + 32 * 1024, 10,
+                           f"{before} KiB resident before, {resident_kib(server)} after")
+
+
 def test_memory_stays_flat():
     """Thousands of calls of every kind, refused ones too, leave nothing behind."""
     if harness.SCALE < 1:
