@@ -190,6 +190,42 @@ def test_python_arrays_of_other_kinds():
     raise AssertionError("complex numbers were sent")
 
 
+def test_python_header_that_cannot_be_sent():
+    """It is said as it is, nothing is sent, and the next call is as if nothing had been."""
+    c = client()
+    c.create_layer("py.header", 3)
+    for tag in ('"\u2713"', '"a"\r\nX-Evil: 1', '"a"\n', "\0"):
+        try:
+            c.patch_layer("py.header", eps=1.0, if_match=tag)
+        except ValueError as error:
+            assert "If-Match" in str(error) and "header value" in str(error), error
+        else:
+            raise AssertionError("it was sent")
+        assert c.layer("py.header").version == 1
+    c.train_forward("py.header", PEOPLE)
+
+
+def test_python_call_that_ends_half_built():
+    """What was built of a request is not sent before the next one."""
+    c = client()
+    c.create_layer("py.half", 3)
+
+    class Odd(str):
+        """Passes for a header value, until it is written."""
+
+        def encode(self, *_):
+            raise KeyboardInterrupt
+
+    try:
+        c.patch_layer("py.half", eps=1.0, if_match=Odd('"a"'))
+    except KeyboardInterrupt:
+        pass
+    else:
+        raise AssertionError("it was sent")
+    assert c.layer("py.half").version == 1
+    assert c.train_forward("py.half", PEOPLE).version == 2
+
+
 # ---- the Python package: layers and state
 
 def test_python_layers_are_listed_page_by_page():

@@ -4,6 +4,7 @@
 import http.client
 import math
 import os
+import re
 import select
 import socket
 import threading
@@ -22,6 +23,9 @@ EXPECT_ABOVE = 1 << 20
 EXPECT_SECONDS = 1.0
 PEEK_SECONDS = 0.01
 CONTINUE = b"HTTP/1.1 100"
+
+# RFC 9110, section 5.5.
+_FIELD_VALUE = re.compile("[\t\x20-\x7e\x80-\xff]*")
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,9 @@ class ConnectionPerThread:
             connection.close()
 
     def exchange(self, method: str, path: str, body: Optional[bytes], headers: Mapping[str, str]) -> Reply:
+        for name, value in headers.items():
+            if not _FIELD_VALUE.fullmatch(value):
+                raise ValueError(f"{name} cannot be {value!r}: a header value is one line of ISO 8859-1")
         connection = self._connection()
         if connection.sock is not None and _closed_by_peer(connection):
             connection.close()
@@ -133,8 +140,10 @@ class ConnectionPerThread:
             connection.close()
             raise TransportError(f"{method} {path}: {error or type(error).__name__}", sent) from error
         except BaseException:
-            # KeyboardInterrupt and the like, half-way: the rest of the reply must not meet the next call.
+            # KeyboardInterrupt and the like, half-way: the rest of the reply, and what was built of the request (which
+            # close leaves in the object), must not meet the next call.
             connection.close()
+            self._local.connection = None
             raise
 
 
