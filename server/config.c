@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum setting_type {
     SETTING_TEXT,     // char[room]
@@ -61,8 +62,7 @@ static const struct setting settings[] = {
     {"memory-budget", "BYTES", SETTING_SIZE, AT(memory_budget), KIB * KIB, TIB, NULL, "1G",
      "Memory of bodies, tensors, replies, kept passes; the states have as much, and those being sent as much again."},
     {"request-timeout", "SECONDS", SETTING_DURATION, AT(request_timeout_ns), MS, DAY, NULL, "30s",
-     "Time of a call from the last byte of its body; the body has as much, and a second for every 4 KiB; a reply is "
-     "cut that in such a time is taken at less than 4 KiB a second."},
+     "Time of a call after its body, which has as much and 1 s for each 4 KiB; a reply must make 4 KiB/s over it."},
     {"threads", "N", SETTING_COUNT, AT(threads), 0, 1024, NULL, "0",
      "Kernel threads; 0: the processors that the process may use."},
 };
@@ -162,14 +162,44 @@ static void variable_name(char *out, size_t room, const char *name) {
     for (size_t i = 6; i < n; i++) out[i] = out[i] == '-' ? '_' : (char)toupper((unsigned char)out[i]);
 }
 
-static bool read_environment(struct config *config, char *why, size_t why_size) {
+// What is set to nothing counts as not set, as in most programs.
+static const char *variable(const char *name) {
+    const char *const text = getenv(name);
+    return text != NULL && text[0] != '\0' ? text : NULL;
+}
+
+// Settings that a flag gave are left alone, whatever their variables hold.
+static bool read_environment(struct config *config, const bool by_flag[], char *why, size_t why_size) {
     for (size_t i = 0; i < SETTING_COUNT_OF; i++) {
         char name[64];
         variable_name(name, sizeof name, settings[i].name);
-        const char *const text = getenv(name);
+        const char *const text = by_flag[i] ? NULL : variable(name);
         if (text != NULL && !set_or_say(config, &settings[i], name, text, why, why_size)) return false;
     }
     return true;
+}
+
+static bool is_known(const char *name, size_t length) {
+    for (size_t i = 0; i < SETTING_COUNT_OF; i++) {
+        char known[64];
+        variable_name(known, sizeof known, settings[i].name);
+        if (strlen(known) == length && memcmp(known, name, length) == 0) return true;
+    }
+    // That of the kernel library, and those of the tests.
+    return (length == 9 && memcmp(name, "NORMD_CPU", 9) == 0) || strncmp(name, "NORMD_TEST_", 11) == 0;
+}
+
+size_t config_unknown_variables(char *out, size_t room) {
+    size_t count = 0, n = 0;
+    out[0] = '\0';
+    for (char **entry = environ; *entry != NULL; entry++) {
+        const size_t length = strcspn(*entry, "=");
+        if (strncmp(*entry, "NORMD_", 6) != 0 || is_known(*entry, length)) continue;
+        const int more = snprintf(out + n, room - n, "%s%.*s", count > 0 ? ", " : "", (int)length, *entry);
+        n = more > 0 && (size_t)more < room - n ? n + (size_t)more : room - 1;
+        count++;
+    }
+    return count;
 }
 
 static const struct setting *find(const char *name, size_t length) {
@@ -180,7 +210,8 @@ static const struct setting *find(const char *name, size_t length) {
 }
 
 // Reads the flag at argv[*i], and its value behind it or after '='.
-static bool read_flag(struct config *config, int argc, char **argv, int *i, char *why, size_t why_size) {
+static bool read_flag(struct config *config, bool by_flag[], int argc, char **argv, int *i, char *why,
+                      size_t why_size) {
     const char *const argument = argv[*i];
     const char *const name = argument + 2;
     const size_t length = strncmp(argument, "--", 2) == 0 ? strcspn(name, "=") : 0;
@@ -197,6 +228,7 @@ static bool read_flag(struct config *config, int argc, char **argv, int *i, char
     }
     char source[64];
     snprintf(source, sizeof source, "--%s", setting->name);
+    by_flag[setting - settings] = true;
     return set_or_say(config, setting, source, text, why, why_size);
 }
 
@@ -213,7 +245,7 @@ static bool check_listen(const struct config *config, char *why, size_t why_size
 // NORMD_CPU is the kernel library's own; a word that it would ignore is refused here.
 static bool check_cpu(char *why, size_t why_size) {
     static const char *const caps[] = {"scalar", "avx2", "avx512", NULL};
-    const char *const cap = getenv("NORMD_CPU");
+    const char *const cap = variable("NORMD_CPU");
     int index = 0;
     if (cap == NULL || parse_word(&index, cap, caps)) return true;
     snprintf(why, why_size, "NORMD_CPU: \"%.100s\" is not one of scalar|avx2|avx512", cap);
@@ -234,19 +266,21 @@ enum config_outcome config_read(struct config *config, int argc, char **argv, ch
         if (!set_or_say(config, &settings[i], settings[i].name, settings[i].initial, why, why_size))
             return CONFIG_WRONG;
     }
+    bool by_flag[SETTING_COUNT_OF] = {false}, serves = true;
     for (int i = 1; i < argc; i++) {
-        for (size_t w = 0; w < sizeof words / sizeof words[0]; w++) {
-            if (strcmp(argv[i], words[w].argument) == 0) return words[w].outcome;
-        }
-    }
-    if (!read_environment(config, why, why_size)) return CONFIG_WRONG;
-    for (int i = 1; i < argc; i++) {
+        size_t w = 0;
+        while (w < sizeof words / sizeof words[0] && strcmp(argv[i], words[w].argument) != 0) w++;
         if (i == 1 && strcmp(argv[i], "healthcheck") == 0) {
             outcome = CONFIG_HEALTHCHECK;
-        } else if (!read_flag(config, argc, argv, &i, why, why_size)) {
+        } else if (w < sizeof words / sizeof words[0]) {
+            if (serves) outcome = words[w].outcome; // the first one
+            serves = false;
+        } else if (!read_flag(config, by_flag, argc, argv, &i, why, why_size)) {
             return CONFIG_WRONG;
         }
     }
+    if (!serves) return outcome;
+    if (!read_environment(config, by_flag, why, why_size)) return CONFIG_WRONG;
     return check_listen(config, why, why_size) && check_cpu(why, why_size) ? outcome : CONFIG_WRONG;
 }
 
@@ -256,7 +290,7 @@ void config_help(FILE *out) {
     fputs("usage: normd [OPTIONS]               serve\n"
           "       normd healthcheck [OPTIONS]   exit 0 if the server at --listen is ready, else 1\n\n"
           "Every option is also an environment variable: --max-body is NORMD_MAX_BODY. Sizes take K, M, G, T;\n"
-          "durations ms, s, m, h.\n\n",
+          "durations ms, s, m, h. NORMD_CPU=scalar|avx2|avx512 caps the vector units that are used.\n\n",
           out);
     for (size_t i = 0; i < SETTING_COUNT_OF; i++) {
         const struct setting *const s = &settings[i];

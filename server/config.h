@@ -29,8 +29,13 @@ enum config_outcome {
     CONFIG_WRONG, // `why` says what is wrong, in one line without its end
 };
 
-// Reads arguments and the environment into *config.
+// Reads arguments and the environment into *config. A variable that is empty counts as not set; one of a setting that a
+// flag gives is not looked at.
 enum config_outcome config_read(struct config *config, int argc, char **argv, char *why, size_t why_size);
+
+// How many variables NORMD_* of the environment are no setting, and their names, separated by commas. Their values are
+// not shown.
+size_t config_unknown_variables(char *out, size_t room);
 
 // The usage text, and the table of settings as Markdown.
 void config_help(FILE *out);

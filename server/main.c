@@ -240,6 +240,9 @@ static int run_server(const struct config *config) {
     char why[STORE_WHY_MAX] = "", actual[ADDRESS_MAX];
     server.config = *config;
     log_start((enum log_level)config->log_level, (enum log_format)config->log_format);
+    char unknown[256];
+    if (config_unknown_variables(unknown, sizeof unknown) > 0)
+        log_line(LOG_LEVEL_WARN, "there is no such setting, so these are ignored: %s", unknown);
     // A closed connection is an error of the call that meets it. A file that may not grow is a failure of the store: it
     // is told and ends the process in order, not by a signal.
     signal(SIGPIPE, SIG_IGN);

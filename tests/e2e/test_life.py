@@ -245,8 +245,8 @@ def test_setting(name, value):
 @harness.rows([(f"{name} {value!r}", name, value) for name, value in BAD])
 def test_wrong_setting(name, value):
     data = harness.folder()
-    for arguments, env, named in ((["--" + name, value], None, "--" + name), ([], {variable(name): value},
-                                                                              variable(name))):
+    ways = [(["--" + name, value], None, "--" + name), ([], {variable(name): value}, variable(name))]
+    for arguments, env, named in ways if value else ways[:1]:
         base = ["--data", data] + ([] if name == "listen" else ["--listen", "127.0.0.1:0"])
         status, out, err = harness.run_binary(*base, *arguments, env=env)
         assert status == 2, (status, err)
@@ -261,6 +261,27 @@ def test_wrong_command_line(arguments):
     status, out, err = harness.run_binary(*arguments)
     assert status == 2 and out == "" and err.count("\n") == 1, (status, out, err)
     assert arguments[0] in err, err
+
+
+@harness.rows([("version", ["--version", "x"]), ("help", ["--help", "--foo"]), ("before", ["--foo", "--help"])])
+def test_wrong_argument_beside_help(arguments):
+    status, out, err = harness.run_binary(*arguments)
+    assert status == 2 and out == "" and err.count("\n") == 1, (status, out, err)
+    assert harness.run_binary("--help", "--version", env={"NORMD_THREADS": "x"})[0] == 0
+
+
+def test_variables():
+    """An unknown one is named in a warning, without its value; an empty one is not set; one that a flag overrides is
+    not looked at."""
+    env = {"NORMD_THREAD": "secret", "NORMD_CACHE": "1", "NORMD_TEST_SCALE": "1", "NORMD_CPU": "", "NORMD_THREADS": "",
+           "NORMD_MAX_BODY": "lots", "NORMD_DURABILITY": ""}
+    with harness.Server("--max-body", "1M", env=env) as server:
+        assert server.api().ok("GET", "/version")["threads"] == len(os.sched_getaffinity(0))
+        warnings = [line for line in server.stderr().splitlines() if " warn " in line]
+    assert len(warnings) == 1 and "NORMD_THREAD" in warnings[0] and "NORMD_CACHE" in warnings[0], warnings
+    assert "NORMD_TEST" not in warnings[0] and "NORMD_CPU" not in warnings[0] and "secret" not in warnings[0], warnings
+    with harness.Server() as server:
+        assert " warn " not in server.stderr(), server.stderr()
 
 
 def test_flag_beats_environment():

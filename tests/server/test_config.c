@@ -95,6 +95,7 @@ static void expect_taken(const struct setting *setting, const char *value, uint6
 // The line names its source, quotes the value and is one line.
 static void expect_refused(const struct setting *setting, const char *value, const char *reason) {
     for (int way = 0; way < WAYS; way++) {
+        if (way == BY_VARIABLE && value[0] == '\0') continue; // as if it were not set
         assert_int_equal(give(setting, value, (enum way)way), CONFIG_WRONG);
         const char *const source = way == BY_VARIABLE ? setting->variable : setting->name;
         const bool listen = setting->kind == TEXT; // checked as a whole, wherever it came from
@@ -259,8 +260,15 @@ static void test_precedence(void **state) {
         assert_memory_equal(&by_flag, &config, sizeof config);
         assert_int_equal(READ(flag, first, flag, second), CONFIG_RUN); // the last one
         assert_memory_equal(&by_flag, &config, sizeof config);
-        setenv(settings[i].variable, "", 1); // wrong, even where a flag would win
-        assert_int_equal(READ(flag, second), CONFIG_WRONG);
+        setenv(settings[i].variable, settings[i].kind == TEXT ? "" : "wrong", 1); // where a flag wins, nobody looks
+        assert_int_equal(READ(flag, second), CONFIG_RUN);
+        assert_memory_equal(&by_flag, &config, sizeof config);
+        unsetenv(settings[i].variable);
+        assert_int_equal(read_arguments(0, NULL), CONFIG_RUN);
+        const struct config by_default = config;
+        setenv(settings[i].variable, "", 1); // as if it were not set
+        assert_int_equal(read_arguments(0, NULL), CONFIG_RUN);
+        assert_memory_equal(&by_default, &config, sizeof config);
         unsetenv(settings[i].variable);
     }
 }
@@ -296,7 +304,12 @@ static void test_outcomes(void **state) {
                 healthcheck[] = "healthcheck", listen[] = "--listen=host:99", wrong[] = "--nonsense";
     assert_int_equal(READ(help), CONFIG_HELP);
     assert_int_equal(READ(h), CONFIG_HELP);
-    assert_int_equal(READ(wrong, help), CONFIG_HELP); // help helps, whatever else is wrong
+    assert_int_equal(READ(wrong, help), CONFIG_WRONG);
+    assert_int_equal(READ(help, wrong), CONFIG_WRONG);
+    assert_int_equal(READ(version, help), CONFIG_VERSION); // the first one
+    setenv("NORMD_THREADS", "x", 1);
+    assert_int_equal(READ(help), CONFIG_HELP); // help helps, whatever the environment holds
+    unsetenv("NORMD_THREADS");
     assert_int_equal(READ(markdown), CONFIG_HELP_MARKDOWN);
     assert_int_equal(READ(listen, version), CONFIG_VERSION);
     assert_int_equal(READ(healthcheck), CONFIG_HEALTHCHECK);
