@@ -23,6 +23,34 @@ bool etag_any(const struct field_lines *lines) {
     return false;
 }
 
+// The end of the tag, and of the white space behind it; NULL where there is none.
+static const char *tag_end(const char *at) {
+    if (strncmp(at, "W/", 2) == 0) at += 2;
+    if (*at++ != '"') return NULL;
+    while (*at != '"' && (unsigned char)*at > ' ' && *at != 0x7f) at++;
+    if (*at++ != '"') return NULL;
+    at += strspn(at, " \t");
+    return *at == ',' || *at == '\0' ? at : NULL;
+}
+
+bool etag_valid(const struct field_lines *lines) {
+    bool any = lines->count == 0;
+    for (unsigned i = 0; i < lines->count; i++) {
+        const char *at = lines->values[i] + strspn(lines->values[i], " \t,");
+        if (*at == '*') {
+            if (at[1 + strspn(at + 1, " \t,")] != '\0') return false;
+            any = true;
+            continue;
+        }
+        for (; *at != '\0'; at += strspn(at, " \t,")) {
+            at = tag_end(at);
+            if (at == NULL) return false;
+            any = true;
+        }
+    }
+    return any;
+}
+
 static bool line_matches(const char *field, const char *etag, bool weak) {
     const size_t length = strlen(etag);
     for (const char *at = field;;) {

@@ -30,6 +30,9 @@ void etag_format(char etag[ETAG_MAX], const struct layer_state *state);
 // there is no layer, nothing matches. `weak`: W/ tags compare too (If-None-Match).
 bool etag_matches(const struct field_lines *lines, const struct layer_state *state, bool weak);
 
+// True where each line is `*` or a list of tags (RFC 9110, section 8.8.3), and not all are empty.
+bool etag_valid(const struct field_lines *lines);
+
 // True where one of the lines is `*`, which names whatever exists.
 bool etag_any(const struct field_lines *lines);
 

@@ -180,6 +180,8 @@ bool head_check(const struct head *head, const struct route *route, struct msg_e
         return msg_fail(error, MSG_NOT_BUILT, NULL, "this build does not have idempotency keys; nothing was changed");
     }
     if (takes_body && !check_body_type(head, error)) return false;
-    if (probe || accepts(&head->accept, route->content_type)) return true;
+    if (!probe && (!etag_valid(&head->if_match) || !etag_valid(&head->if_none_match)))
+        return msg_fail(error, MSG_BAD_HEADER, NULL, "If-Match and If-None-Match are * or entity tags in quotes");
+    if (probe || route->content_type == NULL || accepts(&head->accept, route->content_type)) return true;
     return msg_fail(error, MSG_NOT_ACCEPTABLE, NULL, "the reply is %s", route->content_type);
 }

@@ -176,6 +176,11 @@ enum job_result ops_put_snapshot(struct job *job) {
         msg_fail(&job->error, MSG_BAD_PARAMETER, NULL, "delete_missing is true or false");
         return JOB_REPLY;
     }
+    if (missing == NULL && job_parameter(job, "prefix") != NULL) {
+        msg_fail(&job->error, MSG_BAD_PARAMETER, NULL,
+                 "prefix chooses what delete_missing deletes, not what is restored; it needs delete_missing");
+        return JOB_REPLY;
+    }
     if (!json_decode_snapshot(snapshot, reply_request_body(job), &job->error)) return JOB_REPLY;
     job->versions = calloc(snapshot->count + 1, sizeof *job->versions);
     const size_t room = snapshot->count * (MSG_NAME_MAX + 24) + JSON_REPLY_ROOM;

@@ -17,10 +17,10 @@
 const struct route routes[] = {
     {"GET", "/livez", ops_livez, PROBE, "text/plain", {NULL}},
     {"GET", "/metrics", ops_metrics, LATER, "text/plain", {NULL}},
-    {"GET", "/openapi.yaml", ops_openapi, PROBE, "application/yaml", {NULL}},
+    {"GET", "/openapi.yaml", ops_openapi, 0, "application/yaml", {NULL}},
     {"GET", "/readyz", ops_readyz, PROBE, "text/plain", {NULL}},
     {"GET", "/v1/layers", ops_list_layers, ROUTE_HEAVY, JSON, {"prefix", "limit", "cursor"}},
-    {"DELETE", "/v1/layers/{name}", ops_delete_layer, LAYER, JSON, {NULL}},
+    {"DELETE", "/v1/layers/{name}", ops_delete_layer, LAYER, NULL, {NULL}},
     {"GET", "/v1/layers/{name}", ops_get_layer, LAYER, JSON, {NULL}},
     {"PATCH", "/v1/layers/{name}", ops_patch_layer, CALL, JSON, {NULL}},
     {"PUT", "/v1/layers/{name}", ops_put_layer, ROUTE_HAS_NAME | ROUTE_BODY, JSON, {NULL}},
@@ -35,7 +35,7 @@ const struct route routes[] = {
     {"GET", "/v2", ops_v2, LATER, JSON, {NULL}},
     {"GET", "/v2/{path}", ops_v2, LATER, JSON, {NULL}},
     {"POST", "/v2/{path}", ops_v2, LATER, JSON, {NULL}},
-    {"GET", "/version", ops_version, PROBE, JSON, {NULL}},
+    {"GET", "/version", ops_version, 0, JSON, {NULL}},
 };
 
 const size_t route_count = sizeof routes / sizeof routes[0];

@@ -133,6 +133,7 @@ def test_content_encoding(coding):
     ("any", "*/*", 200), ("JSON", "application/json", 200), ("range", "application/*", 200),
     ("list", "text/html, application/json;q=0.5", 200), ("browser", "text/html,application/xhtml+xml,*/*;q=0.8", 200),
     ("HTML alone", "text/html", 406), ("JSON at q=0", "application/json;q=0", 406), ("image", "image/*", 406),
+    ("problems alone", "application/problem+json", 406),
     ("npy, of a later build", "application/x-npy", 406),
 ])
 def test_accept(accept, status):
@@ -185,6 +186,22 @@ def test_no_body_where_one_belongs():
         wire.problem(client.request(method, path + suffix), 400)
     wire.problem(client.request("PUT", "/v1/layers/empty.new"), 400)
     assert client.version(path) == 1
+
+
+def test_unknown_query_of_the_rest():
+    client = harness.shared().api()
+    for path in ("/livez", "/readyz"):
+        assert client.get(path + "?x=1", {"Accept": "a/b"}).status == 200, "probes are lenient"
+    for path in ("/version", "/openapi.yaml"):
+        wire.problem(client.get(path + "?x=1"), 400, "bad_parameter")
+        wire.problem(client.get(path, {"Accept": "a/b"}), 406, "not_acceptable")
+
+
+@harness.rows([("HTML", "text/html"), ("problems alone", "application/problem+json"), ("JSON", "application/json")])
+def test_accept_of_a_reply_without_a_body(accept):
+    client, path = create("accept")
+    assert client.delete(path, {"Accept": accept}).status == 204
+    wire.problem(client.delete(path, {"Accept": accept}), 404, "layer_not_found")
 
 
 def test_unknown_query_of_a_call():
