@@ -18,10 +18,10 @@ bool batch_allocate(struct batch *batch, struct msg_error *error) {
            msg_fail(error, MSG_MEMORY_FULL, NULL, "the call does not fit what is left of the memory budget");
 }
 
-// The empty batch [] has the rank that the axis asks for.
-static bool set_empty(struct job *job) {
+// The empty batch [] has any rank, so its axis stays as it was given.
+static bool set_empty(struct job *job, int64_t axis) {
     job->batch.shape = (struct bn_shape){0, (size_t)job->state->config.num_features, 1};
-    job->batch.channel_axis = 1;
+    job->batch.channel_axis = (int)axis;
     job->batch.count = 0;
     return true;
 }
@@ -31,7 +31,7 @@ bool batch_set_shape(struct job *job, const struct tensor *x) {
     const int64_t given = job->call.has_channel_axis ? job->call.channel_axis : config->channel_axis;
     struct batch *const batch = &job->batch;
     batch->tracks = config->track_running_stats;
-    if (x->rank == 0) return set_empty(job);
+    if (x->rank == 0) return set_empty(job, given);
     const int64_t axis = given < 0 ? given + x->rank : given;
     if (axis < 0 || axis >= x->rank) {
         const char *const pointer = job->call.has_channel_axis ? "/channel_axis" : "/x";
@@ -54,13 +54,20 @@ bool batch_set_shape(struct job *job, const struct tensor *x) {
     return true;
 }
 
+// True where the tensor is empty, and of some rank with the channels that the batch [] has.
+static bool is_empty_of(const struct batch *batch, const struct tensor *tensor) {
+    const int axis = batch->channel_axis < 0 ? batch->channel_axis + tensor->rank : batch->channel_axis;
+    if (tensor->count > 0 || tensor->rank == 0) return tensor->count == 0;
+    return axis >= 0 && axis < tensor->rank && tensor->dim[axis] == batch->shape.channels;
+}
+
 static bool same_shape(const struct tensor *a, const struct tensor *b) {
-    if (a->count == 0 && b->count == 0 && (a->rank == 0 || b->rank == 0)) return true;
     return a->rank == b->rank && memcmp(a->dim, b->dim, (size_t)a->rank * sizeof a->dim[0]) == 0;
 }
 
 bool batch_check_shape(struct job *job, const char *field, const struct tensor *tensor, const struct tensor *x) {
-    if (same_shape(tensor, x)) return true;
+    const bool empty = x->count == 0 && tensor->rank == 0 && tensor->count == 0;
+    if (empty || (x->rank == 0 ? is_empty_of(&job->batch, tensor) : same_shape(tensor, x))) return true;
     char pointer[MSG_POINTER_MAX];
     snprintf(pointer, sizeof pointer, "/%s", field);
     return msg_fail(&job->error, MSG_SHAPE_MISMATCH, pointer, "%s has not the shape of x", field);

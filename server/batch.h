@@ -26,7 +26,7 @@ bool batch_allocate(struct batch *batch, struct msg_error *error);
 // Sees x as {outer, channels, inner} with the call's channel axis or the layer's, into job->batch.
 bool batch_set_shape(struct job *job, const struct tensor *x);
 
-// Refuses a tensor that has not the shape of x; all empty ones are of one shape where one of them is [].
+// Refuses a tensor that has not the shape of x. [] has that of any empty one, if x is [] with the layer's channels.
 bool batch_check_shape(struct job *job, const char *field, const struct tensor *tensor, const struct tensor *x);
 
 // True where batch statistics of one value per channel are to be refused.

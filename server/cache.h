@@ -31,7 +31,7 @@ struct pass {
     enum bn_activation activation;
     struct tensor residual; // owned; its values are kept only where there is an activation, whose gradient needs them
     struct bn_shape shape;
-    int channel_axis;      // of x, not negative
+    int channel_axis;      // of x, not negative, but as given where x is []
     struct buffer vectors; // owned: mean, mean_lo, var, gamma, beta, [channels] doubles each
 
     struct pass *hash_next; // under the cache's lock, as is the rest

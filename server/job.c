@@ -115,12 +115,26 @@ void job_judge_memory(struct job *job) {
              job->service->memory->limit);
 }
 
+void job_count(struct job *job, _Atomic uint64_t *counter) {
+    job->counters[job->counters[0] != NULL] = counter;
+}
+
+// A call that ended with an error is not counted.
+static void count(struct job *job) {
+    for (int i = 0; i < 2; i++) {
+        if (job->counters[i] != NULL && job->error.code == MSG_OK) atomic_fetch_add(job->counters[i], 1);
+        job->counters[i] = NULL;
+    }
+}
+
 static enum job_result run(struct job *job) {
     if (job->error.code != MSG_OK || too_late(job)) return JOB_REPLY;
     const enum job_result result = job->route->run(job);
     job_judge_memory(job);
     buffer_free(&job->body);
-    return too_late(job) ? JOB_REPLY : result;
+    if (too_late(job)) return JOB_REPLY;
+    if (result == JOB_REPLY) count(job);
+    return result;
 }
 
 // Hands the change to the writer, or leaves the error and returns false.
@@ -187,6 +201,7 @@ static void work_on(struct job *job) {
     if (job->committed) {
         job->committed = false;
         job->finish(job);
+        count(job);
     } else if (run(job) == JOB_COMMIT && submit(job)) {
         return;
     }
@@ -338,6 +353,7 @@ void job_finish(struct job *job) {
     if (job->committed) {
         job->committed = false;
         job->finish(job);
+        count(job);
     }
     if (job->error.code == MSG_OK) return;
     // An error is small and must be told even where the budget is full.

@@ -57,7 +57,7 @@ struct reply {
 struct batch {
     struct buffer values; // owned; see batch.h for what lies where
     struct bn_shape shape;
-    int channel_axis; // not negative
+    int channel_axis; // not negative, but as given where x is []
     uint64_t count;
     struct tensor y;         // owned; backward with a step: room of dx
     struct buffer dresidual; // owned; where it cannot take the place of the residual
@@ -116,6 +116,8 @@ struct job {
     struct pass *pass; // referenced
     struct stream stream;
 
+    _Atomic uint64_t *counters[2]; // of the layer, to be raised once the reply is sure; NULL: none
+
     // Hand-over.
     void (*resume)(struct job *job); // set by the server before job_start; called once after suspend, on any thread
     void *connection;
@@ -140,6 +142,9 @@ void job_judge_memory(struct job *job);
 
 // False where If-Match, or If-None-Match on a method other than GET, does not hold for `state` (NULL: no layer).
 bool job_precondition(const struct job *job, const struct layer_state *state, struct msg_error *error);
+
+// Raises one of the layer's counters, if the job ends without an error. Twice at most.
+void job_count(struct job *job, _Atomic uint64_t *counter);
 
 // Finds the layer of the path, if the route has one, and checks If-Match, into layer, state and error; what was found
 // before is let go. I/O thread; job_start does it again, for the layer may change while the body arrives.

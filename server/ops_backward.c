@@ -218,8 +218,8 @@ static void finish_backward(struct job *job) {
     };
     const struct tensor dx = tensor_like(&job->call.dout, *dx_of(job));
     const struct tensor dresidual = tensor_like(&dx, *dresidual_of(job));
-    atomic_fetch_add(&job->layer->backward, 1);
-    if (job->call.has_step && batch->count > 0 && !batch->updated) atomic_fetch_add(&job->layer->skipped, 1);
+    job_count(job, &job->layer->backward);
+    if (job->call.has_step && batch->count > 0 && !batch->updated) job_count(job, &job->layer->skipped);
     reply_with(job, 200,
                json_encode_backward(&job->reply.body, &reply, &dx, residual_of(job)->present ? &dresidual : NULL));
 }

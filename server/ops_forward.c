@@ -160,8 +160,8 @@ static void finish_train(struct job *job) {
         if (job->pass->activation == BN_IDENTITY) buffer_free(&job->pass->residual.values);
         cache_insert(job->service->cache, job->pass, uv_hrtime());
     }
-    atomic_fetch_add(&job->layer->train_forward, 1);
-    if (!batch->updated && fold_of(batch, &job->state->config) == FOLD_SKIP) atomic_fetch_add(&job->layer->skipped, 1);
+    job_count(job, &job->layer->train_forward);
+    if (!batch->updated && fold_of(batch, &job->state->config) == FOLD_SKIP) job_count(job, &job->layer->skipped);
     reply_with(job, 200, encoded);
 }
 
@@ -237,7 +237,7 @@ enum job_result ops_inference(struct job *job) {
         return JOB_REPLY;
     }
     if (batch->count > 0 && !infer(job, own)) return JOB_REPLY;
-    atomic_fetch_add(&job->layer->inference, 1);
+    job_count(job, &job->layer->inference);
     const size_t room = json_tensor_room(x) + JSON_REPLY_ROOM;
     return reply_with(
         job, 200, buffer_reserve(&job->reply.body, room) && json_encode_inference(&job->reply.body, x, state->version));

@@ -398,4 +398,20 @@ def test_versions_have_no_gaps():
         assert client.version(path) == version, "these change nothing"
 
 
+def test_empty_dout_has_the_channels_of_the_pass():
+    """A pass of [] has no shape, but it has the layer's channels, on the axis that it was made with."""
+    client, path = create("no.channels")
+    kept = client.train(path, [], cache=True)["cache"]
+    last = client.train(path, [], cache=True, channel_axis=-1)["cache"]
+    for cache, shape, good in ((kept, [0, 3], True), (kept, [2, 3, 0], True), (kept, [0, 5], False),
+                               (kept, [0, 4, 3], False), (last, [0, 4, 3], True), (last, [4, 3, 0], False)):
+        for given in ({"cache": cache}, {"x": [], "channel_axis": -1 if cache == last else 1}):
+            reply = client.post(path + "/backward", {"dout": {"shape": shape, "data": []}, **given})
+            if good:
+                assert reply.status == 200 and reply.json["dgamma"] == [0, 0, 0], (shape, given, reply)
+            else:
+                wire.problem(reply, 422, "shape_mismatch", "/dout")
+    assert client.backward(path, [], cache=kept)["dx"] == []
+
+
 harness.main()

@@ -349,6 +349,8 @@ def test_deadline():
         got = harness.wait_until(lambda: (lambda r: r if r.status == 200 else None)(client.get(path + "/state")), 10,
                                  "a small call")
         assert got.json["version"] == 1 and got.json["num_batches_tracked"] == 0, got
+        got = harness.wait_until(lambda: (lambda r: r if r.status == 200 else None)(client.get(path)), 10, "a small call")
+        assert not any(got.json["counters"].values()), got
 
 
 def test_body_that_stalls():
