@@ -156,9 +156,9 @@ bool connections_answered(struct connections *connections, const struct connecti
     return answered;
 }
 
-// Lock held. In PHASE_REPLY: begins the first window, whose start is not worth a system call in each small reply, or the
-// next one where the peer has taken enough in the last. While this phase lasts there is more to send than the socket
-// takes, so a peer that takes little is slow itself. True where it is to be cut.
+// Lock held. In PHASE_REPLY: begins the first window, whose start is not worth a system call in each small reply, or
+// the next one where the peer has taken enough in the last. While this phase lasts there is more to send than the
+// socket takes, so a peer that takes little is slow itself. True where it is to be cut.
 static bool takes_too_little(struct connection *connection, uint64_t now_ns) {
     if (connection->taken_known && now_ns < connection->deadline_ns) return false;
     const uint64_t taken = taken_bytes(connection->fd);

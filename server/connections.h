@@ -49,8 +49,8 @@ bool connections_enter(struct connections *connections, struct connection *conne
 bool connections_refuse(struct connections *connections, struct connection *connection, const void *reply, size_t size,
                         uint64_t deadline_ns);
 
-// Enters PHASE_REPLY: a peer that takes the bytes at less than CONNECTION_MIN_RATE over any `window_ns` is cut. False as
-// above.
+// Enters PHASE_REPLY: a peer that takes the bytes at less than CONNECTION_MIN_RATE over any `window_ns` is cut. False
+// as above.
 bool connections_reply(struct connections *connections, struct connection *connection, uint64_t now_ns,
                        uint64_t window_ns);
 

@@ -177,8 +177,8 @@ static void write_fields(char *out, size_t room, const struct exchange *exchange
              status == 503 ? "Retry-After: 1\r\n" : "");
 }
 
-// From here on the body is thrown away, and the job's error is the reply: sent once the body is complete or, where it is
-// too long or too slow for that, before the connection is cut.
+// From here on the body is thrown away, and the job's error is the reply: sent once the body is complete or, where it
+// is too long or too slow for that, before the connection is cut.
 static enum MHD_Result begin_discard(struct exchange *exchange) {
     struct buffer reply = {0};
     char fields[128];

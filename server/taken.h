@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the peer of a connection has taken of the bytes that were sent. A file of its own, since the system's struct is in
-// a header that does not go with the C library's.
+// What the peer of a connection has taken of the bytes that were sent. A file of its own, since the system's struct is
+// in a header that does not go with the C library's.
 #ifndef NORMD_SERVER_TAKEN_H
 #define NORMD_SERVER_TAKEN_H
 
