@@ -166,13 +166,6 @@ void bn_stats_merge(struct bn_stats *into, const struct bn_stats *more, size_t c
 
 // ---- normalization
 
-static void set_channel(struct forward *f, size_t c, double mean, double mean_lo, double var, bool constant) {
-    const double invstd = bn_invstd(var, f->norm.eps);
-    bn_table_set_mean(f->table, c, mean, mean_lo);
-    bn_table_set(f->table, BN_SCALE, c, bn_scale(bn_entry_or(f->norm.gamma, c, 1), invstd, constant, f->dtype));
-    bn_table_set(f->table, BN_BETA, c, bn_entry_or(f->norm.beta, c, 0));
-}
-
 static void finish_statistics(void *context, size_t channel, size_t channels) {
     struct forward *const f = context;
     const struct bn_stats *const stats = f->stats;
@@ -180,17 +173,14 @@ static void finish_statistics(void *context, size_t channel, size_t channels) {
         two_sum(&stats->mean[c], &stats->mean_lo[c], first_value(f, c), stats->mean[c]);
         unify_nonfinite(stats, c);
         const double var = stats->m2[c] / (double)stats->count;
-        if (f->whole.y) set_channel(f, c, stats->mean[c], stats->mean_lo[c], var, var == 0);
+        if (!f->whole.y) continue;
+        bn_table_set_forward(f->table, f->dtype, &f->norm, c, stats->mean[c], stats->mean_lo[c], var, var == 0);
     }
 }
 
 static void set_given(void *context, size_t channel, size_t channels) {
-    struct forward *const f = context;
-    const struct bn_norm *const norm = &f->norm;
-    for (size_t c = channel; c < channel + channels; c++) {
-        const bool own = norm->mean_lo != NULL;
-        set_channel(f, c, norm->mean[c], bn_entry_or(norm->mean_lo, c, 0), norm->var[c], own && norm->var[c] == 0);
-    }
+    const struct forward *const f = context;
+    for (size_t c = channel; c < channel + channels; c++) bn_table_set_norm(f->table, f->dtype, &f->norm, c);
 }
 
 static void normalize_block(void *context, const struct bn_block *block) {
@@ -227,7 +217,7 @@ static enum bn_status run(struct forward *f, struct bn_shape shape, struct bn_po
     struct bn_pass pass = {
         .context = f,
         .cut = f->cut,
-        .bytes = bn_dtype_size(f->dtype) * (f->whole.z ? 2 : 1),
+        .bytes = bn_dtype_size(f->dtype),
         .finish = f->stats ? finish_statistics : set_given,
         .apply = f->whole.y ? normalize_block : NULL,
     };

@@ -16,7 +16,8 @@
 // Threads: every function may be called from any number of threads at once, also with one pool; a call whose pool is
 // busy, or whose tensor is small, runs on the calling thread alone. A NULL pool means the calling thread alone. The
 // bits of every result depend on the shape and the values only: not on the pool, its size or what else runs on it, nor
-// on the tier (the sign and payload of a NaN excepted).
+// on the tier (the sign and payload of a NaN excepted), in the default floating-point environment. A call needs up to
+// 160 KiB of the caller's stack.
 #ifndef NORMD_KERNELS_BN_H
 #define NORMD_KERNELS_BN_H
 
@@ -76,7 +77,7 @@ enum bn_activation {
 // struct means neither.
 struct bn_post {
     enum bn_activation activation;
-    const void *residual; // a tensor as x; NULL: none. May be an output of the call
+    const void *residual; // a tensor as x; NULL: none. May be y or dresidual
 };
 
 struct bn_pool;
@@ -106,7 +107,7 @@ size_t bn_first_nonfinite(const void *x, size_t n, enum bn_dtype dtype);
 // their order. Source: shifted data algorithm and pairwise update of Chan, Golub, LeVeque, "Algorithms for Computing
 // the Sample Variance" (1983), eq. 2.1b and 1.4. A channel that holds a NaN or an infinity has a NaN mean and m2,
 // wherever it stands. f32: variance within 1e-9 relative for finite values. f64: m2 may overflow to infinity from |x|
-// of about 1e154 on.
+// of about 1e154 on, and mean and m2 be NaN where a sum of distances overflows, from about 1e308 / count.
 BN_MUST_CHECK enum bn_status bn_statistics(struct bn_stats *stats, const void *x, enum bn_dtype dtype,
                                            struct bn_shape shape, struct bn_pool *pool);
 

@@ -98,6 +98,20 @@ double bn_scale(double gamma, double invstd, bool constant, enum bn_dtype dtype)
     return dtype != BN_F64 && constant && isfinite(scale) ? fmin(fmax(scale, -FLT_MAX), FLT_MAX) : scale;
 }
 
+void bn_table_set_forward(struct bn_table *table, enum bn_dtype dtype, const struct bn_norm *norm, size_t c,
+                          double mean, double mean_lo, double var, bool constant) {
+    const double gamma = bn_entry_or(norm->gamma, c, 1);
+    bn_table_set_mean(table, c, mean, mean_lo);
+    bn_table_set(table, BN_SCALE, c, bn_scale(gamma, bn_invstd(var, norm->eps), constant, dtype));
+    bn_table_set(table, BN_BETA, c, bn_entry_or(norm->beta, c, 0));
+}
+
+void bn_table_set_norm(struct bn_table *table, enum bn_dtype dtype, const struct bn_norm *norm, size_t c) {
+    const bool constant = norm->mean_lo != NULL && norm->var[c] == 0;
+    bn_table_set_forward(table, dtype, norm, c, norm->mean[c], bn_entry_or(norm->mean_lo, c, 0), norm->var[c],
+                         constant);
+}
+
 double bn_value(const void *x, enum bn_dtype dtype, size_t index) {
     switch (dtype) {
     case BN_F32: return (double)((const float *)x)[index];

@@ -47,6 +47,15 @@ void bn_table_set(struct bn_table *table, enum bn_coefficient row, size_t channe
 // mean_lo).
 void bn_table_set_mean(struct bn_table *table, size_t channel, double mean, double mean_lo);
 
+// Sets what channel c is normalized with, from BN_MEAN_HI to BN_BETA: mean, mean_lo and var take the place of those in
+// norm. Forward and backward must agree on it to the bit, for the backward asks where the activation was flat.
+// `constant`: var is a batch's own, and 0.
+void bn_table_set_forward(struct bn_table *table, enum bn_dtype dtype, const struct bn_norm *norm, size_t c,
+                          double mean, double mean_lo, double var, bool constant);
+
+// The same with norm's own.
+void bn_table_set_norm(struct bn_table *table, enum bn_dtype dtype, const struct bn_norm *norm, size_t c);
+
 // Memory for coefficients spread over the columns of a block.
 struct bn_spread {
     _Alignas(64) double row[BN_COEFFICIENTS][BN_SPREAD_COLUMNS];

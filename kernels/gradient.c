@@ -98,16 +98,6 @@ void bn_gradient_affine(double *dgamma, double *dbeta, const struct bn_gradient_
 
 // ---- elements
 
-// What the forward call normalized with: where the activation was flat must be the same to the bit.
-static void set_forward(struct backward *b, size_t c) {
-    const struct bn_norm *const norm = b->norm;
-    const bool constant = norm->mean_lo != NULL && norm->var[c] == 0;
-    const double invstd = bn_invstd(norm->var[c], norm->eps);
-    bn_table_set_mean(b->table, c, norm->mean[c], bn_entry_or(norm->mean_lo, c, 0));
-    bn_table_set(b->table, BN_SCALE, c, bn_scale(bn_entry_or(norm->gamma, c, 1), invstd, constant, b->dtype));
-    bn_table_set(b->table, BN_BETA, c, bn_entry_or(norm->beta, c, 0));
-}
-
 static void set_gradient(struct backward *b, size_t c) {
     const double n = (double)b->sums.count, invstd = bn_invstd(b->norm->var[c], b->norm->eps);
     // The gradient of gamma first: it has the size of dy at any scale of x, where invstd * invstd may leave the range.
@@ -118,7 +108,8 @@ static void set_gradient(struct backward *b, size_t c) {
 static void finish_channels(void *context, size_t channel, size_t channels) {
     struct backward *const b = context;
     for (size_t c = channel; c < channel + channels; c++) {
-        if (!b->given) b->sums.dy_d[c] -= bn_entry_or(b->norm->mean_lo, c, 0) * b->sums.dy[c];
+        const double mean_lo = bn_entry_or(b->norm->mean_lo, c, 0);
+        if (!b->given && mean_lo != 0) b->sums.dy_d[c] -= mean_lo * b->sums.dy[c]; // 0 times infinity is NaN
         if (b->whole.dx && !b->whole.frozen) set_gradient(b, c);
     }
 }
@@ -156,7 +147,7 @@ static enum bn_status run(struct backward *b, struct bn_shape shape, struct bn_p
     b->table = &room;
     const bool table = b->whole.dx || b->whole.relu;
     if (table && !bn_table_take(b->table, b->dtype, shape.channels)) return BN_NO_MEMORY;
-    for (size_t c = 0; table && c < shape.channels; c++) set_forward(b, c);
+    for (size_t c = 0; table && c < shape.channels; c++) bn_table_set_norm(b->table, b->dtype, b->norm, c);
     struct bn_pass pass = {
         .context = b,
         .cut = b->cut,

@@ -145,13 +145,22 @@ static void stop_threads(struct bn_pool *pool, unsigned started) {
     free(pool);
 }
 
+// More than any task needs (some 130 KiB), whatever the system's default is.
+enum { STACK_BYTES = 1 << 20 };
+
 // Returns how many of the pool's threads could be started. They block every signal: signals are the program's.
 static unsigned start_threads(struct bn_pool *pool) {
     sigset_t all, before;
     sigfillset(&all);
     if (pthread_sigmask(SIG_SETMASK, &all, &before) != 0) return 0;
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, STACK_BYTES);
     unsigned started = 0;
-    while (started < pool->threads - 1 && pthread_create(&pool->ids[started], NULL, pool_thread, pool) == 0) started++;
+    while (started < pool->threads - 1 && pthread_create(&pool->ids[started], &attributes, pool_thread, pool) == 0) {
+        started++;
+    }
+    pthread_attr_destroy(&attributes);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return started;
 }

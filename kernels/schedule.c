@@ -154,7 +154,7 @@ static bool at_once(const struct bn_pass *pass, struct bn_pool *pool) {
     if (threads > 1 && cut->units < UNITS_PER_THREAD * threads) return false;
     const size_t bytes = elements / cut->units * pass->bytes;
     if (bytes <= cpu_cache_bytes(2)) return true;
-    return cut->layout == BN_RUNS && bytes <= cpu_cache_bytes(3) / 2 / threads;
+    return cut->layout != BN_COLUMNS && bytes <= cpu_cache_bytes(3) / 2 / threads;
 }
 
 enum bn_status bn_pass_run(const struct bn_pass *pass, struct bn_pool *pool) {

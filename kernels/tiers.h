@@ -33,7 +33,7 @@
 
 enum { BN_DTYPES = BN_BF16 + 1 };
 
-// A block: `rows` stretches of `length` contiguous elements, `stride` elements apart.
+// A block, not empty: `rows` stretches of `length` contiguous elements, `stride` elements apart.
 struct bn_rows {
     size_t rows;
     size_t length;

@@ -188,8 +188,8 @@ static void test_concurrent_callers(void **state) {
     struct results alone[DTYPES];
     struct caller callers[DTYPES];
     for (size_t i = 0; i < DTYPES; i++) {
-        cases[i] =
-            (struct test_case){.shape = {40, 40, 49}, .dtype = i, .seed = 4, .eps = 1e-5, .post = i % POST_COUNT};
+        cases[i] = (struct test_case){
+            .shape = {40, 40, 49}, .dtype = (enum bn_dtype)i, .seed = 4, .eps = 1e-5, .post = i % POST_COUNT};
         inputs[i] = inputs_new(&cases[i]);
         alone[i] = run_step(&cases[i], &inputs[i], NULL);
         assert_false(step_failed(&alone[i]));

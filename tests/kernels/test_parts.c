@@ -120,7 +120,7 @@ static void test_statistics_of_single_values(void **state) {
     (void)state;
     for (size_t i = 0; i < FILL_COUNT * 2; i++) {
         const struct test_case t = {
-            .shape = {MAX_PARTS, 3, 1}, .dtype = i % 2 ? BN_F64 : BN_F32, .fill = i / 2, .seed = i};
+            .shape = {MAX_PARTS, 3, 1}, .dtype = i % 2 ? BN_F64 : BN_F32, .fill = (enum fill)(i / 2), .seed = i};
         struct parts parts = {.count = MAX_PARTS};
         struct guarded x = guarded_tensor(t.dtype, t.shape);
         fill_tensor(x.data, t.dtype, t.shape, t.fill, t.seed);
