@@ -41,12 +41,18 @@ def refuses_connections(server):
 
 @harness.rows([("SIGTERM", signal.SIGTERM), ("SIGINT", signal.SIGINT)])
 def test_running_call_is_finished(number):
-    server = harness.Server()
+    server = harness.Server("--drain-timeout", "60s")
     client = server.api()
     path = client.layer("drained", num_features=64)
     head, body = large_call(path)
     with wire.connect(server, harness.seconds(60)) as s:
-        s.sendall(head + body)
+        # It runs from when the server asks for its body.
+        s.sendall(head.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
+        asked = b""
+        while not asked.endswith(b"\r\n\r\n"):
+            asked += s.recv(1)
+        assert asked.startswith(b"HTTP/1.1 100 "), asked
+        s.sendall(body)
         server.signal(number)
         reply = wire.read_reply(s, harness.seconds(60))
     assert reply.status == 200 and reply.json["version"] == 2, reply
