@@ -35,6 +35,12 @@ static size_t offset_in(const void *memory) {
     return -(uintptr_t)memory % BUFFER_ALIGNMENT;
 }
 
+static void set_memory(struct buffer *buffer, unsigned char *memory, size_t capacity) {
+    buffer->memory = memory;
+    buffer->data = memory + offset_in(memory);
+    buffer->capacity = capacity;
+}
+
 // realloc moves large blocks by their pages, not their bytes, so that old and new need not be there at once.
 static bool resize(struct buffer *buffer, size_t capacity) {
     const size_t old = offset_in(buffer->memory);
@@ -42,9 +48,17 @@ static bool resize(struct buffer *buffer, size_t capacity) {
     if (memory == NULL) return false;
     const size_t new = offset_in(memory);
     if (new != old && buffer->size > 0) memmove(memory + new, memory + old, buffer->size);
-    buffer->memory = memory;
-    buffer->data = memory + new;
-    buffer->capacity = capacity;
+    set_memory(buffer, memory, capacity);
+    return true;
+}
+
+// Gives a borrowed buffer memory of its own.
+static bool copy(struct buffer *buffer, size_t capacity) {
+    const unsigned char *const lent = buffer->data;
+    unsigned char *const memory = realloc(NULL, capacity + BUFFER_ALIGNMENT - 1);
+    if (memory == NULL) return false;
+    set_memory(buffer, memory, capacity);
+    memcpy(buffer->data, lent, buffer->size);
     return true;
 }
 
@@ -53,7 +67,8 @@ bool buffer_reserve(struct buffer *buffer, size_t capacity) {
     const size_t more = capacity - buffer->capacity;
     buffer->refused = capacity;
     if (capacity > PTRDIFF_MAX - BUFFER_ALIGNMENT || !budget_charge(buffer->budget, more)) return false;
-    if (!resize(buffer, capacity)) {
+    const bool borrowed = buffer->memory == NULL && buffer->size > 0;
+    if (!(borrowed ? copy : resize)(buffer, capacity)) {
         budget_release(buffer->budget, more);
         return false;
     }
@@ -65,7 +80,7 @@ bool buffer_reserve(struct buffer *buffer, size_t capacity) {
 // budget does not have more.
 bool buffer_grow(struct buffer *buffer, size_t more) {
     static const size_t shares[] = {2, 8, 64};
-    if (more <= buffer->capacity - buffer->size) return true;
+    if (buffer->size <= buffer->capacity && more <= buffer->capacity - buffer->size) return true;
     if (more > PTRDIFF_MAX - buffer->size) {
         buffer->refused = SIZE_MAX;
         return false;
@@ -87,6 +102,7 @@ bool buffer_append(struct buffer *buffer, const void *data, size_t size) {
 }
 
 void buffer_trim(struct buffer *buffer) {
+    if (buffer->memory == NULL) return;
     const size_t spare = buffer->capacity - buffer->size;
     if (spare < TRIM_WORTH || spare < buffer->size / 8) return;
     if (buffer->size == 0) {
@@ -94,6 +110,21 @@ void buffer_trim(struct buffer *buffer) {
         return;
     }
     if (resize(buffer, buffer->size)) budget_release(buffer->budget, spare);
+}
+
+struct buffer buffer_borrow(const struct buffer *from, size_t at, size_t size) {
+    return (struct buffer){.data = from->data + at, .size = size, .budget = from->budget};
+}
+
+size_t buffer_room(const struct buffer *buffer) {
+    return buffer->memory != NULL ? buffer->capacity : buffer->size;
+}
+
+void buffer_move(struct buffer *to, struct buffer *from) {
+    if (to == from) return;
+    buffer_free(to);
+    *to = *from;
+    *from = (struct buffer){.budget = from->budget};
 }
 
 void buffer_free(struct buffer *buffer) {

@@ -25,13 +25,14 @@ struct budget {
 bool budget_charge(struct budget *budget, size_t bytes);
 void budget_release(struct budget *budget, size_t bytes);
 
-// A zeroed buffer with `budget` set is an empty one. One owner at a time.
+// A zeroed buffer with `budget` set is an empty one. One owner at a time. A borrowed one (buffer_borrow) has data and
+// size, which are another buffer's, but no capacity: nothing of it is freed, and where it grows it copies.
 struct buffer {
-    unsigned char *data;   // NULL while capacity is 0, else aligned to BUFFER_ALIGNMENT
-    size_t size;           // bytes in use
-    size_t capacity;       // bytes charged to the budget
-    size_t refused;        // where the last growth failed, the capacity that it asked for; else 0
-    void *memory;          // the allocation that data lie in
+    unsigned char *data; // NULL while capacity is 0, else aligned to BUFFER_ALIGNMENT; a borrowed one's may be anything
+    size_t size;         // bytes in use
+    size_t capacity;     // bytes charged to the budget
+    size_t refused;      // where the last growth failed, the capacity that it asked for; else 0
+    void *memory;        // the allocation that data lie in
     struct budget *budget; // NULL: not charged
 };
 
@@ -47,6 +48,15 @@ bool buffer_append(struct buffer *buffer, const void *data, size_t size);
 
 // Gives back what is reserved beyond size, where that is worth it. Never fails, may move data.
 void buffer_trim(struct buffer *buffer);
+
+// The part [at, at + size) of a buffer that holds it, and outlives the result without growing.
+struct buffer buffer_borrow(const struct buffer *from, size_t at, size_t size);
+
+// Bytes that there is room for: the capacity, or the size of a borrowed one.
+size_t buffer_room(const struct buffer *buffer);
+
+// Takes over what the source holds; what `to` held is freed, the source is empty after and keeps its budget.
+void buffer_move(struct buffer *to, struct buffer *from);
 
 // Frees the memory and returns the charge; the buffer is empty after and keeps its budget.
 void buffer_free(struct buffer *buffer);

@@ -28,9 +28,7 @@ bool json_decode_config(struct msg_config *config, struct json_body body, const 
 // PATCH of a layer: momentum, eps, nonfinite, single_value.
 bool json_decode_config_patch(struct msg_config *config, struct json_body body, struct msg_error *error);
 
-enum json_call { JSON_TRAIN_FORWARD, JSON_INFERENCE, JSON_BACKWARD };
-
-bool json_decode_call(struct msg_call *call, enum json_call kind, struct json_body body, enum bn_dtype dtype,
+bool json_decode_call(struct msg_call *call, enum msg_call_kind kind, struct json_body body, enum bn_dtype dtype,
                       struct msg_error *error);
 bool json_decode_state(struct msg_state *state, struct json_body body, struct msg_error *error);
 bool json_decode_snapshot(struct msg_snapshot *snapshot, struct json_body body, struct msg_error *error);

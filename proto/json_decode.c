@@ -183,7 +183,7 @@ bool json_decode_config_patch(struct msg_config *config, struct json_body body, 
 
 struct call_walk {
     struct msg_call *call;
-    enum json_call kind;
+    enum msg_call_kind kind;
     enum bn_dtype dtype;
     bool seen_x, seen_dout, seen_residual;
     struct rest rest;
@@ -206,7 +206,7 @@ static bool take_call_member(void *context, struct scan *scan, const struct scan
     } tensors[] = {{"x", &call->x, &walk->seen_x},
                    {"residual", &call->residual, &walk->seen_residual},
                    {"dout", &call->dout, &walk->seen_dout}};
-    const size_t count = walk->kind == JSON_BACKWARD ? 3 : 2;
+    const size_t count = walk->kind == MSG_BACKWARD ? 3 : 2;
     for (size_t i = 0; i < count; i++) {
         if (strcmp(key->name, tensors[i].name) != 0) continue;
         return take_once(tensors[i].seen, scan) ? scan_tensor(scan, tensors[i].tensor, walk->dtype)
@@ -224,10 +224,10 @@ static bool set_step(struct msg_call *call, json_t *step, struct msg_error *erro
     return true;
 }
 
-// Indexed by enum json_call.
+// Indexed by enum msg_call_kind.
 static const struct field *const call_tables[] = {train_fields, inference_fields, backward_fields};
 
-static bool set_call_rest(struct msg_call *call, enum json_call kind, json_t *object, struct msg_error *error) {
+static bool set_call_rest(struct msg_call *call, enum msg_call_kind kind, json_t *object, struct msg_error *error) {
     static const struct field axis_field = {
         "channel_axis", FIELD_INTEGER, CALL(channel_axis), -TENSOR_MAX_RANK, TENSOR_MAX_RANK - 1, NULL, 0};
     const json_t *const axis = json_object_get(object, "channel_axis");
@@ -236,7 +236,7 @@ static bool set_call_rest(struct msg_call *call, enum json_call kind, json_t *ob
         call->has_channel_axis = true;
         json_object_del(object, "channel_axis");
     }
-    json_t *const step = kind == JSON_BACKWARD ? json_object_get(object, "step") : NULL;
+    json_t *const step = kind == MSG_BACKWARD ? json_object_get(object, "step") : NULL;
     if (step != NULL) {
         if (!set_step(call, step, error)) return false;
         json_object_del(object, "step");
@@ -244,10 +244,10 @@ static bool set_call_rest(struct msg_call *call, enum json_call kind, json_t *ob
     return field_set_all(call, NULL, call_tables[kind], object, "", error);
 }
 
-static bool check_call(const struct msg_call *call, enum json_call kind, const struct call_walk *walk,
+static bool check_call(const struct msg_call *call, enum msg_call_kind kind, const struct call_walk *walk,
                        struct msg_error *error) {
     const bool has_cache = call->cache[0] != '\0';
-    if (kind != JSON_BACKWARD) return walk->seen_x || msg_fail(error, MSG_MISSING_FIELD, "/x", "x is missing");
+    if (kind != MSG_BACKWARD) return walk->seen_x || msg_fail(error, MSG_MISSING_FIELD, "/x", "x is missing");
     if (!walk->seen_dout) return msg_fail(error, MSG_MISSING_FIELD, "/dout", "dout is missing");
     if (walk->seen_x && has_cache)
         return msg_fail(error, MSG_CONFLICTING_FIELDS, "/cache", "give one of cache and x, not both");
@@ -259,7 +259,7 @@ static bool check_call(const struct msg_call *call, enum json_call kind, const s
     return true;
 }
 
-bool json_decode_call(struct msg_call *call, enum json_call kind, struct json_body body, enum bn_dtype dtype,
+bool json_decode_call(struct msg_call *call, enum msg_call_kind kind, struct json_body body, enum bn_dtype dtype,
                       struct msg_error *error) {
     struct call_walk walk = {
         .call = call, .kind = kind, .dtype = dtype, .rest = {.known = {call_fields, call_tables[kind]}}};

@@ -98,4 +98,5 @@ void msg_call_free(struct msg_call *call) {
     tensor_free(&call->x);
     tensor_free(&call->dout);
     tensor_free(&call->residual);
+    buffer_free(&call->body);
 }

@@ -194,12 +194,15 @@ void msg_snapshot_free(struct msg_snapshot *snapshot);
 
 // ---- calls
 
+enum msg_call_kind { MSG_TRAIN_FORWARD, MSG_INFERENCE, MSG_BACKWARD };
+
 enum msg_mode { MSG_MODE_TRAIN, MSG_MODE_INFERENCE };
 
 #define MSG_CACHE_ID_MAX 64
 
 struct msg_call {
     struct tensor x, dout, residual;
+    struct buffer body;               // owned: what a binary body holds in place; the tensors may lie in it
     int activation;                   // enum bn_activation
     bool keep;                        // train-forward: "cache": true
     char cache[MSG_CACHE_ID_MAX + 1]; // backward; empty where absent
@@ -211,6 +214,40 @@ struct msg_call {
 };
 
 void msg_call_free(struct msg_call *call);
+
+// Fields of a call that stand in the query of the request, since its body is one tensor. Borrowed.
+struct msg_option {
+    const char *name, *value;
+};
+
+#define MSG_OPTIONS_MAX 8
+
+struct msg_options {
+    struct msg_option option[MSG_OPTIONS_MAX];
+    size_t count;
+};
+
+// What a reply consists of besides the buffer that it was encoded into: bytes that are sent from where they lie, behind
+// that buffer and in this order, and fields of the head. Bytes and names are borrowed.
+struct msg_piece {
+    const void *data;
+    size_t size;
+};
+
+struct msg_head_field {
+    const char *name;
+    char value[MSG_CACHE_ID_MAX + 1];
+};
+
+#define MSG_PIECES_MAX 4
+#define MSG_HEAD_FIELDS_MAX 5
+
+struct msg_extra {
+    struct msg_piece piece[MSG_PIECES_MAX];
+    size_t pieces;
+    struct msg_head_field field[MSG_HEAD_FIELDS_MAX];
+    size_t fields;
+};
 
 // What a reply says besides its tensor; arrays [channels] borrowed.
 struct msg_train_reply {

@@ -18,6 +18,14 @@ bool batch_allocate(struct batch *batch, struct msg_error *error) {
            msg_fail(error, MSG_MEMORY_FULL, NULL, "the call does not fit what is left of the memory budget");
 }
 
+bool batch_decode(struct job *job, enum msg_call_kind kind) {
+    const enum bn_dtype dtype = (enum bn_dtype)job->state->config.dtype;
+    const struct codec_request request = reply_request(job);
+    if (!reply_reader(job)->decode_call(&job->call, kind, &request, dtype, &job->error)) return false;
+    buffer_free(&job->body);
+    return true;
+}
+
 // The empty batch [] has any rank, so its axis stays as it was given.
 static bool set_empty(struct job *job, int64_t axis) {
     job->batch.shape = (struct bn_shape){0, (size_t)job->state->config.num_features, 1};

@@ -23,6 +23,9 @@ double *batch_vector(const struct batch *batch, enum batch_vector vector);
 // Makes room for all vectors; batch->shape must be set.
 bool batch_allocate(struct batch *batch, struct msg_error *error);
 
+// Decodes the body into job->call; its memory is given back, but for what tensors lie in.
+bool batch_decode(struct job *job, enum msg_call_kind kind);
+
 // Sees x as {outer, channels, inner} with the call's channel axis or the layer's, into job->batch.
 bool batch_set_shape(struct job *job, const struct tensor *x);
 

@@ -19,7 +19,8 @@ struct cache {
 };
 
 static size_t pass_bytes(const struct pass *pass) {
-    return sizeof *pass + pass->x.values.capacity + pass->residual.values.capacity + pass->vectors.capacity;
+    return sizeof *pass + pass->x.values.capacity + pass->residual.values.capacity + pass->body.capacity +
+           pass->vectors.capacity;
 }
 
 struct pass *pass_new(size_t channels, struct budget *budget) {
@@ -43,6 +44,7 @@ void pass_release(struct pass *pass) {
     layer_release(pass->layer);
     tensor_free(&pass->x);
     tensor_free(&pass->residual);
+    buffer_free(&pass->body);
     buffer_free(&pass->vectors);
     free(pass);
 }

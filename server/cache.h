@@ -30,6 +30,7 @@ struct pass {
     struct tensor x;     // owned
     enum bn_activation activation;
     struct tensor residual; // owned; its values are kept only where there is an activation, whose gradient needs them
+    struct buffer body;     // owned; the two may lie in it
     struct bn_shape shape;
     int channel_axis;      // of x, not negative, but as given where x is []
     struct buffer vectors; // owned: mean, mean_lo, var, gamma, beta, [channels] doubles each

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "head.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -110,19 +111,30 @@ static bool is_type(const char *value, size_t length, const char *type) {
     return strlen(type) == length && strncasecmp(value, type, length) == 0;
 }
 
-// True where the parameters of a media range give it a weight of 0.
-static bool has_zero_weight(const char *range, size_t length) {
+// The thousandths that a weight says, "0.8": 800; a malformed one counts as 1.
+static int thousandths(const char *text, size_t length) {
+    int value = 0, digits = 0;
+    size_t i = 1;
+    if (length == 0 || text[0] != '0') return 1000;
+    if (i < length && text[i] == '.') i++;
+    for (; i < length && text[i] >= '0' && text[i] <= '9'; i++, digits++) {
+        if (digits < 3) value = value * 10 + (text[i] - '0');
+    }
+    if (i < length && text[i] != ' ' && text[i] != ';' && text[i] != '\t') return 1000;
+    for (; digits < 3; digits++) value *= 10;
+    return value;
+}
+
+// The weight that the parameters of a media range give it, in thousandths.
+static int weight_of(const char *range, size_t length) {
     for (size_t i = 0; i + 3 < length; i++) {
         if (range[i] != ';') continue;
         size_t at = i + 1;
         while (at < length && (range[at] == ' ' || range[at] == '\t')) at++;
         if (at + 2 >= length || (range[at] | 0x20) != 'q' || range[at + 1] != '=') continue;
-        const size_t from = at + 2;
-        size_t to = from;
-        while (to < length && (range[to] == '0' || range[to] == '.')) to++;
-        return to == length || range[to] == ' ' || range[to] == ';' || range[to] == '\t';
+        return thousandths(range + at + 2, length - at - 2);
     }
-    return false;
+    return 1000;
 }
 
 // How closely a media range names the type: 3 itself, 2 its family, 1 anything, 0 not at all.
@@ -133,43 +145,93 @@ static int closeness(const char *range, size_t length, const char *type) {
     return is_type(range, length, "*/*") ? 1 : 0;
 }
 
-// RFC 9110, section 12.5.1: the closest range decides.
-static bool accepts(const struct field_lines *lines, const char *type) {
-    int best = 0;
-    bool allowed = false, any = false;
+// The weight of a media type, in thousandths; 0: not acceptable. RFC 9110, section 12.5.1: the closest range decides.
+static int acceptance(const struct field_lines *lines, const char *type) {
+    int best = 0, weight = 0;
+    bool any = false;
     for (unsigned i = 0; i < lines->count; i++) {
         for (const char *at = lines->values[i] + strspn(lines->values[i], " \t,"); *at != '\0';
              at += strspn(at, " \t,")) {
             const size_t length = strcspn(at, ",");
-            const int close = closeness(at, type_length(at), type);
+            const int close = closeness(at, type_length(at), type), given = weight_of(at, length);
             any = true;
-            if (close > best || (close > 0 && close == best && !allowed)) {
+            if (close > best || (close > 0 && close == best && given > weight)) {
                 best = close;
-                allowed = !has_zero_weight(at, length);
+                weight = given;
             }
             at += length;
         }
     }
-    return allowed || !any;
+    return any ? weight : 1000;
 }
 
-static bool check_body_type(const struct head *head, struct msg_error *error) {
+// ---- forms
+
+// "application/json or application/x-npy", of the forms in the set.
+static void list_types(char *out, size_t room, unsigned forms) {
+    size_t n = 0;
+    out[0] = '\0';
+    for (unsigned form = 0; form < CODEC_FORMS; form++) {
+        if ((forms & 1u << form) == 0) continue;
+        const bool last = forms >> form == 1;
+        const int written = snprintf(out + n, room - n, "%s%s",
+                                     n == 0 ? ""
+                                     : last ? " or "
+                                            : ", ",
+                                     codecs[form].media_type);
+        if (written < 0 || (size_t)written >= room - n) return;
+        n += (size_t)written;
+    }
+}
+
+// The form of the set that Accept weighs most; `preferred` where it is among equals. False where it wants none.
+static bool choose_form(enum codec_form *chosen, const struct field_lines *accept, unsigned forms,
+                        enum codec_form preferred) {
+    int best = 0;
+    for (unsigned form = 0; form < CODEC_FORMS; form++) {
+        const int weight = (forms & 1u << form) != 0 ? acceptance(accept, codecs[form].media_type) : 0;
+        if (weight == 0 || weight < best || (weight == best && form != preferred)) continue;
+        best = weight;
+        *chosen = (enum codec_form)form;
+    }
+    return best > 0;
+}
+
+static bool check_body_type(const struct head *head, const struct route *route, struct job_forms *forms,
+                            struct msg_error *error) {
     const char *const type = head->content_type;
     const size_t length = type != NULL ? type_length(type) : 0;
+    char types[160];
+    list_types(types, sizeof types, route->reads);
     if (head->content_encoding != NULL && strcasecmp(head->content_encoding, "identity") != 0) {
         return msg_fail(error, MSG_UNSUPPORTED_MEDIA_TYPE, NULL, "Content-Encoding is not supported here");
     }
-    if (type != NULL && is_type(type, length, "application/json")) return true;
+    for (unsigned form = 0; form < CODEC_FORMS && type != NULL; form++) {
+        if ((route->reads & 1u << form) == 0 || !is_type(type, length, codecs[form].media_type)) continue;
+        forms->reads = (enum codec_form)form;
+        return true;
+    }
     const bool from_curl = type == NULL || *type == '\0' || is_type(type, length, "application/x-www-form-urlencoded");
     if (from_curl && head->origin == NULL) return true;
-    return msg_fail(error, MSG_UNSUPPORTED_MEDIA_TYPE, NULL, "%s",
-                    from_curl ? "a request with Origin needs Content-Type: application/json"
-                              : "the body must be application/json");
+    if (from_curl)
+        return msg_fail(error, MSG_UNSUPPORTED_MEDIA_TYPE, NULL, "a request with Origin needs Content-Type: %s", types);
+    return msg_fail(error, MSG_UNSUPPORTED_MEDIA_TYPE, NULL, "the body must be %s", types);
 }
 
-bool head_check(const struct head *head, const struct route *route, struct msg_error *error) {
+static bool check_accept(const struct head *head, const struct route *route, struct job_forms *forms,
+                         struct msg_error *error) {
+    char types[160];
+    const char *const fixed = route->content_type;
+    if (route->writes == 0 && (fixed == NULL || acceptance(&head->accept, fixed) > 0)) return true;
+    if (choose_form(&forms->writes, &head->accept, route->writes, forms->reads)) return true;
+    list_types(types, sizeof types, route->writes);
+    return msg_fail(error, MSG_NOT_ACCEPTABLE, NULL, "the reply is %s", fixed != NULL ? fixed : types);
+}
+
+bool head_check(const struct head *head, const struct route *route, struct job_forms *forms, struct msg_error *error) {
     const bool takes_body = (route->flags & ROUTE_BODY) != 0;
     const bool probe = (route->flags & ROUTE_PROBE) != 0;
+    *forms = (struct job_forms){CODEC_JSON, CODEC_JSON};
     if (head->repeated) return msg_fail(error, MSG_BAD_HEADER, NULL, "a field is given more often than it may be");
     if (head->expect != NULL && strcasecmp(head->expect, "100-continue") != 0) {
         return msg_fail(error, MSG_EXPECTATION_FAILED, NULL, "Expect is not 100-continue");
@@ -179,9 +241,8 @@ bool head_check(const struct head *head, const struct route *route, struct msg_e
     if (takes_body && head->idempotency_key != NULL) {
         return msg_fail(error, MSG_NOT_BUILT, NULL, "this build does not have idempotency keys; nothing was changed");
     }
-    if (takes_body && !check_body_type(head, error)) return false;
+    if (takes_body && !check_body_type(head, route, forms, error)) return false;
     if (!probe && (!etag_valid(&head->if_match) || !etag_valid(&head->if_none_match)))
         return msg_fail(error, MSG_BAD_HEADER, NULL, "If-Match and If-None-Match are * or entity tags in quotes");
-    if (probe || route->content_type == NULL || accepts(&head->accept, route->content_type)) return true;
-    return msg_fail(error, MSG_NOT_ACCEPTABLE, NULL, "the reply is %s", route->content_type);
+    return probe || check_accept(head, route, forms, error);
 }

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "etag.h"
+#include "job.h"
 #include "../proto/message.h"
 
 struct route;
@@ -35,7 +36,9 @@ bool head_check_framing(const struct head *head, const char *path, const char *v
 bool head_has_body(const struct head *head);
 bool head_expects_continue(const struct head *head, const char *version);
 
-// False where the request cannot be served by the route: body where there is none, media types, idempotency keys.
-bool head_check(const struct head *head, const struct route *route, struct msg_error *error);
+// Sets the forms in which the body comes and the reply goes: what Accept weighs most, of equal ones that of the body,
+// then that of the lower number. False where the request cannot be served by the route: body where there is none, media
+// types, idempotency keys.
+bool head_check(const struct head *head, const struct route *route, struct job_forms *forms, struct msg_error *error);
 
 #endif

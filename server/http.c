@@ -107,7 +107,7 @@ static void check_request(struct exchange *exchange, const struct head *head, co
         job->route->run(job);
         return;
     }
-    if (!head_check(head, job->route, &job->error)) return;
+    if (!head_check(head, job->route, &job->forms, &job->error)) return;
     MHD_get_connection_values(exchange->connection, MHD_GET_ARGUMENT_KIND, take_parameter, job);
     job->if_match = head->if_match;
     job->if_none_match = head->if_none_match;

@@ -13,6 +13,14 @@ static bool add_field(struct MHD_Response *response, const char *name, const cha
     return MHD_add_response_header(response, name, value) == MHD_YES;
 }
 
+// Those that a codec gives, since the body has no place for them.
+static bool add_own_fields(struct MHD_Response *response, const struct msg_extra *extra) {
+    for (size_t i = 0; i < extra->fields; i++) {
+        if (!add_field(response, extra->field[i].name, extra->field[i].value)) return false;
+    }
+    return true;
+}
+
 static bool add_fields(struct MHD_Response *response, const struct exchange *exchange) {
     const struct reply *const reply = &exchange->job->reply;
     const bool has_body = reply->status != 204 && reply->status != 304;
@@ -23,7 +31,7 @@ static bool add_fields(struct MHD_Response *response, const struct exchange *exc
            (reply->etag[0] == '\0' || add_field(response, "ETag", reply->etag)) &&
            (exchange->allow[0] == '\0' || add_field(response, "Allow", exchange->allow)) &&
            (!retry || add_field(response, "Retry-After", "1")) &&
-           (!exchange->close || add_field(response, "Connection", "close"));
+           (!exchange->close || add_field(response, "Connection", "close")) && add_own_fields(response, &reply->extra);
 }
 
 // What libmicrohttpd sends next of a reply in pieces.
@@ -42,8 +50,18 @@ static ssize_t give(void *context, uint64_t position, char *out, size_t room) {
     return (ssize_t)size;
 }
 
+// What a codec left in its place follows the body.
+static struct MHD_Response *make_scattered_response(const struct msg_extra *extra, const void *body, size_t size) {
+    struct MHD_IoVec parts[1 + MSG_PIECES_MAX] = {{body, size}};
+    for (size_t i = 0; i < extra->pieces; i++)
+        parts[i + 1] = (struct MHD_IoVec){extra->piece[i].data, extra->piece[i].size};
+    return MHD_create_response_from_iovec(parts, (unsigned)extra->pieces + 1, NULL, NULL);
+}
+
 // The bytes stay where they are, and the job outlives the response.
 static struct MHD_Response *make_response(struct exchange *exchange, const void *body, size_t size) {
+    const struct msg_extra *const extra = &exchange->job->reply.extra;
+    if (extra->pieces > 0) return make_scattered_response(extra, body, size);
     if (exchange->job->reply.more == NULL)
         return MHD_create_response_from_buffer(size, (void *)(uintptr_t)body, MHD_RESPMEM_PERSISTENT);
     struct MHD_Response *const response =

@@ -102,6 +102,7 @@ void job_judge_memory(struct job *job) {
         &job->call.x.values,
         &job->call.dout.values,
         &job->call.residual.values,
+        &job->call.body,
         &job->snapshot.storage,
     };
     size_t bytes = wanted_by_state(&job->new_state);
@@ -356,9 +357,11 @@ void job_finish(struct job *job) {
         count(job);
     }
     if (job->error.code == MSG_OK) return;
+    if (job->forms.reads != CODEC_JSON) job->error.has_pointer = false; // there is nothing that it could point into
     // An error is small and must be told even where the budget is full.
     buffer_free(&job->reply.body);
     job->reply.body.budget = NULL;
+    job->reply.extra = (struct msg_extra){0};
     job->reply.fixed_body = NULL;
     job->reply.more = NULL;
     job->reply.status = msg_codes[job->error.code].status;

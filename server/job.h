@@ -17,6 +17,7 @@
 #include "registry.h"
 #include "writer.h"
 #include "../proto/buffer.h"
+#include "../proto/codec.h"
 #include "../proto/json.h"
 #include "../proto/message.h"
 
@@ -45,6 +46,7 @@ struct reply {
     int status;
     const char *content_type;
     struct buffer body;
+    struct msg_extra extra; // what follows `body`, from where it lies, and fields of the head
     const void *fixed_body; // static text instead of `body`; NULL: none
     size_t fixed_size;
     // Makes the next piece of a reply that is longer than `body`, in its place; false: there is none. NULL: body is
@@ -82,6 +84,11 @@ struct stream {
     size_t held, charged; // bytes of states, and what of them is charged to service->sending
 };
 
+// In which form the body of a request comes, and that of its reply goes.
+struct job_forms {
+    enum codec_form reads, writes;
+};
+
 enum job_result {
     JOB_REPLY,  // reply or error are complete
     JOB_COMMIT, // `change` is to be submitted; `finish` makes the reply once it is committed
@@ -94,6 +101,7 @@ struct job {
     char parameters[JOB_PARAMETERS_MAX][JOB_PARAMETER_SIZE]; // of the query, in the route's order; see job_parameter
     unsigned parameters_given;                               // bit i: parameters[i] was given
     struct field_lines if_match, if_none_match;              // borrowed from the connection
+    struct job_forms forms;
     struct buffer body;
     uint64_t deadline_ns;
 

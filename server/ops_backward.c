@@ -6,7 +6,7 @@
 #include "batch.h"
 #include "ops.h"
 #include "reply.h"
-#include "../proto/json.h"
+#include "../proto/codec.h"
 
 // The x that a backward is of, from the body or from the pass.
 static const struct tensor *input_of(const struct job *job) {
@@ -32,14 +32,22 @@ static const double *beta_of(const struct job *job, const struct layer_state *st
     return job->pass->affine ? pass_vector(job->pass, PASS_BETA) : NULL;
 }
 
+// Bytes that dx, and dresidual, need to be computed and sent in one place.
+static size_t gradient_room(const struct job *job) {
+    return codec_values_room(reply_writer(job), &job->call.dout);
+}
+
 // What takes dx: dout, which is of no use after, unless a step may need it again.
 static struct buffer *dx_of(struct job *job) {
     return job->call.has_step ? &job->batch.y.values : &job->call.dout.values;
 }
 
-// What takes dresidual: the residual of the call, unless a step may need it again, or room beside that of a pass.
+// What takes dresidual: the residual of the call, unless a step may need it again, or room beside it where it is that of
+// a pass, or narrower than what is sent.
 static struct buffer *dresidual_of(struct job *job) {
-    return job->pass != NULL || job->call.has_step ? &job->batch.dresidual : &job->call.residual.values;
+    struct buffer *const residual = &job->call.residual.values;
+    const bool is_free = job->pass == NULL && !job->call.has_step;
+    return is_free && buffer_room(residual) + 1 >= gradient_room(job) ? residual : &job->batch.dresidual;
 }
 
 static bool find_pass(struct job *job) {
@@ -216,35 +224,30 @@ static void finish_backward(struct job *job) {
         .channels = batch->shape.channels,
         .version = batch->version,
     };
-    const struct tensor dx = tensor_like(&job->call.dout, *dx_of(job));
-    const struct tensor dresidual = tensor_like(&dx, *dresidual_of(job));
+    struct tensor dx = tensor_like(&job->call.dout, *dx_of(job));
+    struct tensor dresidual = tensor_like(&dx, *dresidual_of(job));
     job_count(job, &job->layer->backward);
     if (job->call.has_step && batch->count > 0 && !batch->updated) job_count(job, &job->layer->skipped);
     reply_with(job, 200,
-               json_encode_backward(&job->reply.body, &reply, &dx, residual_of(job)->present ? &dresidual : NULL));
+               reply_writer(job)->encode_backward(&job->reply.body, &job->reply.extra, &reply, &dx,
+                                                  residual_of(job)->present ? &dresidual : NULL));
 }
 
 static bool prepare(struct job *job) {
     struct batch *const batch = &job->batch;
     const struct tensor *const dout = &job->call.dout;
     const bool has_residual = residual_of(job)->present;
-    const size_t tensors = has_residual ? 2 : 1;
-    const size_t room =
-        tensors * json_tensor_room(dout) + 2 * json_vector_room(batch->shape.channels) + JSON_REPLY_ROOM;
+    const size_t room = reply_writer(job)->room(dout, has_residual ? 2 : 1, batch->shape.channels);
     if (!batch_allocate(batch, &job->error) || !buffer_reserve(&job->reply.body, room)) return false;
-    const bool step = job->call.has_step;
-    const size_t bytes = dout->count * bn_dtype_size(dout->dtype) + 1;
-    if (step && !buffer_reserve(dx_of(job), bytes)) return false;
-    return !has_residual || (job->pass == NULL && !step) || buffer_reserve(dresidual_of(job), bytes);
+    if (job->call.has_step && !buffer_reserve(dx_of(job), gradient_room(job))) return false;
+    struct buffer *const dresidual = &batch->dresidual;
+    return !has_residual || dresidual_of(job) != dresidual || buffer_reserve(dresidual, gradient_room(job));
 }
 
 enum job_result ops_backward(struct job *job) {
     struct batch *const batch = &job->batch;
     const struct msg_config *const config = &job->state->config;
-    if (!json_decode_call(&job->call, JSON_BACKWARD, reply_request_body(job), (enum bn_dtype)config->dtype,
-                          &job->error))
-        return JOB_REPLY;
-    if (!check_backward(job)) return JOB_REPLY;
+    if (!batch_decode(job, MSG_BACKWARD) || !check_backward(job)) return JOB_REPLY;
     if (!prepare(job)) return reply_failed(job);
     if (!compute(job, job->state, false, &job->error)) return JOB_REPLY;
     batch->version = job->state->version;

@@ -7,19 +7,17 @@
 #include "batch.h"
 #include "ops.h"
 #include "reply.h"
-#include "../proto/json.h"
+#include "../proto/codec.h"
 
 static bool is_finite(const double *values, size_t n) {
     return bn_first_nonfinite(values, n, BN_F64) == n;
 }
 
 // The call, with its x and residual checked.
-static bool decode(struct job *job, enum json_call kind) {
-    const enum bn_dtype dtype = (enum bn_dtype)job->state->config.dtype;
+static bool decode(struct job *job, enum msg_call_kind kind) {
     const struct tensor *const x = &job->call.x, *const residual = &job->call.residual;
-    if (!json_decode_call(&job->call, kind, reply_request_body(job), dtype, &job->error)) return false;
-    buffer_free(&job->body);
-    if (!batch_set_shape(job, x) || (residual->present && !batch_check_shape(job, "residual", residual, x)))
+    if (!batch_decode(job, kind) || !batch_set_shape(job, x) ||
+        (residual->present && !batch_check_shape(job, "residual", residual, x)))
         return false;
     return batch_check_finite(job, "x", x) && batch_check_finite(job, "residual", residual);
 }
@@ -153,10 +151,11 @@ static void finish_train(struct job *job) {
         .version = batch->version,
         .cache = job->pass != NULL ? job->pass->id : NULL,
     };
-    const bool encoded = json_encode_train(&job->reply.body, &reply, &batch->y);
+    const bool encoded = reply_writer(job)->encode_train(&job->reply.body, &job->reply.extra, &reply, &batch->y);
     if (job->pass != NULL) {
         tensor_move(&job->pass->x, &job->call.x);
         tensor_move(&job->pass->residual, &job->call.residual);
+        buffer_move(&job->pass->body, &job->call.body);
         if (job->pass->activation == BN_IDENTITY) buffer_free(&job->pass->residual.values);
         cache_insert(job->service->cache, job->pass, uv_hrtime());
     }
@@ -171,13 +170,14 @@ static bool prepare_train(struct job *job) {
     const struct tensor *const x = &job->call.x;
     const size_t channels = batch->shape.channels;
     batch->y = tensor_like(x, batch->y.values);
-    const size_t room = json_tensor_room(x) + 2 * json_vector_room(channels) + JSON_REPLY_ROOM;
+    const struct codec *const writer = reply_writer(job);
     if (!batch_allocate(batch, &job->error)) return false;
-    if (!buffer_reserve(&batch->y.values, x->count * bn_dtype_size(x->dtype) + 1)) return false;
-    if (!buffer_reserve(&job->reply.body, room)) return false;
+    if (!buffer_reserve(&batch->y.values, codec_values_room(writer, x))) return false;
+    if (!buffer_reserve(&job->reply.body, writer->room(x, 1, channels))) return false;
     if (!job->call.keep) return true;
     const size_t residual = job->call.activation != BN_IDENTITY ? job->call.residual.values.capacity : 0;
-    const size_t bytes = x->values.capacity + residual + channels * PASS_VECTORS * sizeof(double);
+    const size_t bytes =
+        x->values.capacity + residual + job->call.body.capacity + channels * PASS_VECTORS * sizeof(double);
     if (!cache_fits(job->service->cache, bytes)) {
         return msg_fail(&job->error, MSG_OUT_OF_RANGE, "/cache",
                         "a pass of %zu bytes is larger than the cache budget; send x to backward", bytes);
@@ -189,7 +189,7 @@ static bool prepare_train(struct job *job) {
 enum job_result ops_train_forward(struct job *job) {
     const struct layer_state *const state = job->state;
     struct batch *const batch = &job->batch;
-    if (!decode(job, JSON_TRAIN_FORWARD)) return JOB_REPLY;
+    if (!decode(job, MSG_TRAIN_FORWARD)) return JOB_REPLY;
     if (batch_refuses_single(batch, &state->config)) {
         msg_fail(&job->error, MSG_SINGLE_VALUE, "/x", "x has one value per channel, which the layer rejects");
         return JOB_REPLY;
@@ -230,7 +230,7 @@ enum job_result ops_inference(struct job *job) {
     const struct layer_state *const state = job->state;
     struct batch *const batch = &job->batch;
     struct tensor *const x = &job->call.x;
-    if (!decode(job, JSON_INFERENCE)) return JOB_REPLY;
+    if (!decode(job, MSG_INFERENCE)) return JOB_REPLY;
     const bool own = !batch->tracks;
     if (own && batch_refuses_single(batch, &state->config)) {
         msg_fail(&job->error, MSG_SINGLE_VALUE, "/x", "x has one value per channel, which the layer rejects");
@@ -238,7 +238,8 @@ enum job_result ops_inference(struct job *job) {
     }
     if (batch->count > 0 && !infer(job, own)) return JOB_REPLY;
     job_count(job, &job->layer->inference);
-    const size_t room = json_tensor_room(x) + JSON_REPLY_ROOM;
-    return reply_with(
-        job, 200, buffer_reserve(&job->reply.body, room) && json_encode_inference(&job->reply.body, x, state->version));
+    const struct codec *const writer = reply_writer(job);
+    return reply_with(job, 200,
+                      buffer_reserve(&job->reply.body, writer->room(x, 1, 0)) &&
+                          writer->encode_inference(&job->reply.body, &job->reply.extra, x, state->version));
 }

@@ -181,7 +181,8 @@ enum job_result ops_put_snapshot(struct job *job) {
                  "prefix chooses what delete_missing deletes, not what is restored; it needs delete_missing");
         return JOB_REPLY;
     }
-    if (!json_decode_snapshot(snapshot, reply_request_body(job), &job->error)) return JOB_REPLY;
+    const struct codec_request request = reply_request(job);
+    if (!reply_reader(job)->decode_snapshot(snapshot, &request, &job->error)) return JOB_REPLY;
     job->versions = calloc(snapshot->count + 1, sizeof *job->versions);
     const size_t room = snapshot->count * (MSG_NAME_MAX + 24) + JSON_REPLY_ROOM;
     if (job->versions == NULL || !buffer_reserve(&job->reply.body, room)) return reply_failed(job);

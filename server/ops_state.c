@@ -5,7 +5,7 @@
 #include "reply.h"
 #include "restore.h"
 #include "stream.h"
-#include "../proto/json.h"
+#include "../proto/codec.h"
 
 enum job_result ops_get_state(struct job *job) {
     if (reply_is_known(job, job->state)) return stream_unchanged(job, job->state);
@@ -40,7 +40,8 @@ static bool apply_patch(struct change *change, struct txn *txn) {
 }
 
 static enum job_result change_state(struct job *job, bool (*apply_change)(struct change *, struct txn *)) {
-    if (!json_decode_state(&job->new_state, reply_request_body(job), &job->error)) return JOB_REPLY;
+    const struct codec_request request = reply_request(job);
+    if (!reply_reader(job)->decode_state(&job->new_state, job->name, &request, &job->error)) return JOB_REPLY;
     if (!stream_reserve(job, &job->state->config)) return JOB_REPLY;
     return reply_after_commit(job, apply_change, finish_state);
 }

@@ -11,6 +11,18 @@ struct json_body reply_request_body(struct job *job) {
     return (struct json_body){(const char *)job->body.data, job->body.size, job->service->memory};
 }
 
+struct codec_request reply_request(struct job *job) {
+    return (struct codec_request){.body = &job->body, .budget = job->service->memory};
+}
+
+const struct codec *reply_reader(const struct job *job) {
+    return &codecs[job->forms.reads];
+}
+
+const struct codec *reply_writer(const struct job *job) {
+    return &codecs[job->forms.writes];
+}
+
 enum job_result reply_failed(struct job *job) {
     msg_fail(&job->error, MSG_MEMORY_FULL, NULL, "the call does not fit what is left of the memory budget");
     return JOB_REPLY;
@@ -19,7 +31,8 @@ enum job_result reply_failed(struct job *job) {
 enum job_result reply_with(struct job *job, int status, bool encoded) {
     if (!encoded) return reply_failed(job);
     job->reply.status = status;
-    job->reply.content_type = job->route->content_type;
+    const char *const fixed = job->route->content_type;
+    job->reply.content_type = fixed != NULL ? fixed : reply_writer(job)->media_type;
     return JOB_REPLY;
 }
 

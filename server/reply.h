@@ -6,8 +6,13 @@
 
 #include "job.h"
 
-// The body as the request holds it, for a decoder.
+// The body as the request holds it, for a decoder of JSON.
 struct json_body reply_request_body(struct job *job);
+
+// The same for the decoder of any form, and how the reply is written.
+struct codec_request reply_request(struct job *job);
+const struct codec *reply_reader(const struct job *job);
+const struct codec *reply_writer(const struct job *job);
 
 // Ends the operation with a reply whose body was encoded into job->reply.body, or with 503 where `encoded` is false.
 enum job_result reply_with(struct job *job, int status, bool encoded);

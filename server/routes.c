@@ -6,7 +6,7 @@
 
 #include "ops.h"
 
-#define JSON "application/json"
+#define JSON (1u << CODEC_JSON)
 #define LAYER (ROUTE_HAS_NAME | ROUTE_NEEDS_LAYER)
 #define CALL (LAYER | ROUTE_BODY)
 #define PROBE ROUTE_PROBE
@@ -15,27 +15,27 @@
 
 // Sorted by path, then method.
 const struct route routes[] = {
-    {"GET", "/livez", ops_livez, PROBE, "text/plain", {NULL}},
-    {"GET", "/metrics", ops_metrics, LATER, "text/plain", {NULL}},
-    {"GET", "/openapi.yaml", ops_openapi, 0, "application/yaml", {NULL}},
-    {"GET", "/readyz", ops_readyz, PROBE, "text/plain", {NULL}},
-    {"GET", "/v1/layers", ops_list_layers, ROUTE_HEAVY, JSON, {"prefix", "limit", "cursor"}},
-    {"DELETE", "/v1/layers/{name}", ops_delete_layer, LAYER, NULL, {NULL}},
-    {"GET", "/v1/layers/{name}", ops_get_layer, LAYER, JSON, {NULL}},
-    {"PATCH", "/v1/layers/{name}", ops_patch_layer, CALL, JSON, {NULL}},
-    {"PUT", "/v1/layers/{name}", ops_put_layer, ROUTE_HAS_NAME | ROUTE_BODY, JSON, {NULL}},
-    {"POST", "/v1/layers/{name}/backward", ops_backward, CALL, JSON, {NULL}},
-    {"POST", "/v1/layers/{name}/inference", ops_inference, CALL, JSON, {NULL}},
-    {"GET", "/v1/layers/{name}/state", ops_get_state, LAYER, JSON, {NULL}},
-    {"PATCH", "/v1/layers/{name}/state", ops_patch_state, CALL | ROUTE_BIG_BODY, JSON, {NULL}},
-    {"PUT", "/v1/layers/{name}/state", ops_put_state, CALL | ROUTE_BIG_BODY, JSON, {NULL}},
-    {"POST", "/v1/layers/{name}/train-forward", ops_train_forward, CALL, JSON, {NULL}},
-    {"GET", "/v1/snapshot", ops_get_snapshot, ROUTE_HEAVY, JSON, {"prefix"}},
-    {"PUT", "/v1/snapshot", ops_put_snapshot, RESTORE, JSON, {"prefix", "delete_missing"}},
-    {"GET", "/v2", ops_v2, LATER, JSON, {NULL}},
-    {"GET", "/v2/{path}", ops_v2, LATER, JSON, {NULL}},
-    {"POST", "/v2/{path}", ops_v2, LATER, JSON, {NULL}},
-    {"GET", "/version", ops_version, 0, JSON, {NULL}},
+    {"GET", "/livez", ops_livez, PROBE, "text/plain", 0, 0, {NULL}},
+    {"GET", "/metrics", ops_metrics, LATER, "text/plain", 0, 0, {NULL}},
+    {"GET", "/openapi.yaml", ops_openapi, 0, "application/yaml", 0, 0, {NULL}},
+    {"GET", "/readyz", ops_readyz, PROBE, "text/plain", 0, 0, {NULL}},
+    {"GET", "/v1/layers", ops_list_layers, ROUTE_HEAVY, NULL, 0, JSON, {"prefix", "limit", "cursor"}},
+    {"DELETE", "/v1/layers/{name}", ops_delete_layer, LAYER, NULL, 0, 0, {NULL}},
+    {"GET", "/v1/layers/{name}", ops_get_layer, LAYER, NULL, 0, JSON, {NULL}},
+    {"PATCH", "/v1/layers/{name}", ops_patch_layer, CALL, NULL, JSON, JSON, {NULL}},
+    {"PUT", "/v1/layers/{name}", ops_put_layer, ROUTE_HAS_NAME | ROUTE_BODY, NULL, JSON, JSON, {NULL}},
+    {"POST", "/v1/layers/{name}/backward", ops_backward, CALL, NULL, JSON, JSON, {NULL}},
+    {"POST", "/v1/layers/{name}/inference", ops_inference, CALL, NULL, JSON, JSON, {NULL}},
+    {"GET", "/v1/layers/{name}/state", ops_get_state, LAYER, NULL, 0, JSON, {NULL}},
+    {"PATCH", "/v1/layers/{name}/state", ops_patch_state, CALL | ROUTE_BIG_BODY, NULL, JSON, JSON, {NULL}},
+    {"PUT", "/v1/layers/{name}/state", ops_put_state, CALL | ROUTE_BIG_BODY, NULL, JSON, JSON, {NULL}},
+    {"POST", "/v1/layers/{name}/train-forward", ops_train_forward, CALL, NULL, JSON, JSON, {NULL}},
+    {"GET", "/v1/snapshot", ops_get_snapshot, ROUTE_HEAVY, NULL, 0, JSON, {"prefix"}},
+    {"PUT", "/v1/snapshot", ops_put_snapshot, RESTORE, NULL, JSON, JSON, {"prefix", "delete_missing"}},
+    {"GET", "/v2", ops_v2, LATER, "application/json", 0, 0, {NULL}},
+    {"GET", "/v2/{path}", ops_v2, LATER, "application/json", 0, 0, {NULL}},
+    {"POST", "/v2/{path}", ops_v2, LATER, "application/json", 0, 0, {NULL}},
+    {"GET", "/version", ops_version, 0, NULL, 0, JSON, {NULL}},
 };
 
 const size_t route_count = sizeof routes / sizeof routes[0];

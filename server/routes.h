@@ -25,7 +25,8 @@ struct route {
     const char *path;   // {name} stands for one segment, {path} at the end for the rest of any path
     enum job_result (*run)(struct job *job);
     unsigned flags;
-    const char *content_type;                   // of its replies; NULL: they have no body
+    const char *content_type;                   // of its replies; NULL: that of the form, or they have no body
+    unsigned reads, writes;                     // forms of bodies and replies: bit 1 << enum codec_form
     const char *parameters[JOB_PARAMETERS_MAX]; // query parameters that it knows
 };
 

@@ -30,9 +30,9 @@ struct decoded decode(enum kind kind, const char *text, size_t length) {
     switch (kind) {
     case CONFIG: d.ok = json_decode_config(&d.config, body, "it", &d.error); break;
     case PATCH: d.ok = json_decode_config_patch(&d.config, body, &d.error); break;
-    case TRAIN: d.ok = json_decode_call(&d.call, JSON_TRAIN_FORWARD, body, BN_F64, &d.error); break;
-    case INFERENCE: d.ok = json_decode_call(&d.call, JSON_INFERENCE, body, BN_F64, &d.error); break;
-    case BACKWARD: d.ok = json_decode_call(&d.call, JSON_BACKWARD, body, BN_F64, &d.error); break;
+    case TRAIN: d.ok = json_decode_call(&d.call, MSG_TRAIN_FORWARD, body, BN_F64, &d.error); break;
+    case INFERENCE: d.ok = json_decode_call(&d.call, MSG_INFERENCE, body, BN_F64, &d.error); break;
+    case BACKWARD: d.ok = json_decode_call(&d.call, MSG_BACKWARD, body, BN_F64, &d.error); break;
     case STATE: d.ok = json_decode_state(&d.state, body, &d.error); break;
     case SNAPSHOT: d.ok = json_decode_snapshot(&d.snapshot, body, &d.error); break;
     case KINDS: break;

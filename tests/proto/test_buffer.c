@@ -264,11 +264,65 @@ static void test_uncharged(void **state) {
     buffer_free(&buffer);
 }
 
+static void test_borrowed(void **state) {
+    (void)state;
+    struct budget budget = {.limit = 1 << 20};
+    struct buffer buffer = {.budget = &budget};
+    fill(&buffer, 1000);
+    const size_t used = budget.used;
+    struct buffer part = buffer_borrow(&buffer, 100, 50);
+    assert_ptr_equal(part.data, buffer.data + 100);
+    assert_int_equal(buffer_room(&part), 50);
+    assert_int_equal(buffer_room(&buffer), buffer.capacity);
+    buffer_trim(&part);
+    assert_ptr_equal(part.data, buffer.data + 100);
+    assert_int_equal(budget.used, used);
+    assert_true(buffer_append(&part, "x", 1)); // a copy from now on
+    assert_true(budget.used > used);
+    assert_int_equal(part.size, 51);
+    assert_memory_equal(part.data, buffer.data + 100, 50);
+    assert_int_equal(part.data[50], 'x');
+    assert_ptr_not_equal(part.data, buffer.data + 100);
+    buffer_free(&part);
+    assert_int_equal(budget.used, used);
+    part = buffer_borrow(&buffer, 0, 1000);
+    buffer_free(&part);
+    assert_null(part.data);
+    assert_int_equal(budget.used, used);
+    expect_bytes(&buffer, 1000);
+    buffer_free(&buffer);
+}
+
+static void test_move(void **state) {
+    (void)state;
+    struct budget budget = {.limit = 1 << 20};
+    struct buffer from = {.budget = &budget}, to = {.budget = &budget};
+    fill(&from, 1000);
+    fill(&to, 500);
+    buffer_move(&from, &from);
+    expect_bytes(&from, 1000);
+    buffer_move(&to, &from);
+    expect_bytes(&to, 1000);
+    assert_null(from.data);
+    assert_int_equal(from.size + from.capacity, 0);
+    assert_int_equal(budget.used, to.capacity);
+    buffer_free(&to);
+    assert_int_equal(budget.used, 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_budget), cmocka_unit_test(test_reclaim),         cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_growth), cmocka_unit_test(test_growth_at_limit), cmocka_unit_test(test_no_memory),
-        cmocka_unit_test(test_trim),   cmocka_unit_test(test_uncharged),       cmocka_unit_test(test_long_growth),
+        cmocka_unit_test(test_budget),
+        cmocka_unit_test(test_reclaim),
+        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_growth),
+        cmocka_unit_test(test_growth_at_limit),
+        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_trim),
+        cmocka_unit_test(test_uncharged),
+        cmocka_unit_test(test_long_growth),
+        cmocka_unit_test(test_borrowed),
+        cmocka_unit_test(test_move),
     };
     return cmocka_run_group_tests_name("buffer", tests, NULL, NULL);
 }

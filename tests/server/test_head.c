@@ -124,7 +124,8 @@ static const struct route *find(const char *method, const char *path) {
 static void check(const struct route *route, const char *const fields[FIELDS_MAX], enum msg_code code) {
     struct msg_error error = {0};
     const struct head head = head_of(fields);
-    const bool ok = head_check(&head, route, &error);
+    struct job_forms forms;
+    const bool ok = head_check(&head, route, &forms, &error);
     if (ok == (code == MSG_OK) && error.code == code) return;
     fail_msg("%s %s, \"%s\", \"%s\": %s, expected %s", route->method, route->path, fields[0] != NULL ? fields[0] : "",
              fields[0] != NULL && fields[1] != NULL ? fields[1] : "", msg_codes[error.code].name, msg_codes[code].name);

@@ -90,9 +90,9 @@ static enum job_result note_at_once(struct job *job) {
     return JOB_REPLY;
 }
 
-static const struct route changing = {"POST", "/change", ask_for_change, ROUTE_HEAVY, "", {NULL}},
-                          holding = {"POST", "/hold", hold_worker, ROUTE_HEAVY, "", {NULL}},
-                          plain = {"POST", "/plain", note_at_once, ROUTE_HEAVY, "", {NULL}};
+static const struct route changing = {"POST", "/change", ask_for_change, ROUTE_HEAVY, "", 0, 0, {NULL}},
+                          holding = {"POST", "/hold", hold_worker, ROUTE_HEAVY, "", 0, 0, {NULL}},
+                          plain = {"POST", "/plain", note_at_once, ROUTE_HEAVY, "", 0, 0, {NULL}};
 
 // With the only worker busy, three committed jobs and one that only came wait for it: the committed ones go first, in
 // their order.

@@ -59,6 +59,7 @@ static void test_openapi(void **state) {
 static void test_rows(void **state) {
     (void)state;
     static const char *const types[] = {"application/json", "text/plain", "application/yaml"};
+    const unsigned known_forms = (1u << CODEC_FORMS) - 1;
     for (size_t i = 0; i < route_count; i++) {
         const struct route *const row = &routes[i];
         assert_non_null(row->run);
@@ -68,12 +69,17 @@ static void test_rows(void **state) {
             assert_true(order < 0 || (order == 0 && strcmp(routes[i - 1].method, row->method) < 0));
         }
         bool known = false;
-        for (size_t k = 0; k < COUNT(types); k++)
-            known |= row->content_type != NULL && strcmp(types[k], row->content_type) == 0;
-        assert_true(known != (strcmp(row->method, "DELETE") == 0));
+        for (size_t k = 0; k < COUNT(types) && row->content_type != NULL; k++)
+            known |= strcmp(types[k], row->content_type) == 0;
+        assert_int_equal(known, row->content_type != NULL);
+        const bool has_body = strcmp(row->method, "DELETE") != 0;
+        assert_int_equal((row->writes != 0) + known, has_body); // forms, or a type
+        assert_int_equal((row->reads | row->writes) & ~known_forms, 0);
         const bool built = (row->flags & ROUTE_NOT_BUILT) == 0;
         const bool takes_body = row->method[0] == 'P' && built; // POST, PUT, PATCH
         assert_int_equal((row->flags & ROUTE_BODY) != 0, takes_body);
+        assert_int_equal(row->reads != 0, takes_body);
+        if (takes_body) assert_true((row->reads & 1u << CODEC_JSON) != 0); // what curl sends must be of some form
         if ((row->flags & ROUTE_BIG_BODY) != 0) assert_true(takes_body);
         assert_int_equal((row->flags & ROUTE_HAS_NAME) != 0, strstr(row->path, "{name}") != NULL);
         if ((row->flags & ROUTE_NEEDS_LAYER) != 0) assert_true((row->flags & ROUTE_HAS_NAME) != 0);
