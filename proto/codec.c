@@ -2,6 +2,7 @@
 #include "codec.h"
 
 #include "json.h"
+#include "npy.h"
 
 // ---- JSON, which keeps everything in its body
 
@@ -55,9 +56,18 @@ static bool encode_json_backward(struct buffer *out, struct msg_extra *extra, co
 
 // ---- the table
 
+static size_t npy_room(const struct tensor *like, size_t tensors, size_t channels) {
+    (void)like;
+    (void)tensors;
+    (void)channels;
+    return NPY_HEADER_MAX;
+}
+
 const struct codec codecs[CODEC_FORMS] = {
     [CODEC_JSON] = {"application/json", false, decode_json_call, json_room, encode_json_train, encode_json_inference,
                     encode_json_backward, decode_json_state, decode_json_snapshot},
+    [CODEC_NPY] = {"application/x-npy", true, npy_decode_call, npy_room, npy_encode_train, npy_encode_inference,
+                   npy_encode_backward, NULL, NULL},
 };
 
 size_t codec_values_room(const struct codec *codec, const struct tensor *like) {

@@ -15,9 +15,9 @@
 #include "buffer.h"
 #include "message.h"
 
-enum codec_form { CODEC_JSON };
+enum codec_form { CODEC_JSON, CODEC_NPY };
 
-#define CODEC_FORMS 1
+#define CODEC_FORMS 2
 
 struct codec_request {
     struct buffer *body; // the binary forms take it over, for tensors to lie in; it is empty after

@@ -13,6 +13,7 @@ const struct msg_code_row msg_codes[] = {
     {MSG_BAD_PARAMETER, 400, "bad_parameter", "A query parameter is unknown or malformed"},
     {MSG_UNEXPECTED_BODY, 400, "unexpected_body", "This method takes no body"},
     {MSG_MALFORMED_JSON, 400, "malformed_json", "The body is not well-formed JSON"},
+    {MSG_MALFORMED_FILE, 400, "malformed_file", "The body is not a well-formed file of its media type"},
     {MSG_NOT_AN_OBJECT, 400, "not_an_object", "The body is not a JSON object"},
     {MSG_DUPLICATE_FIELD, 400, "duplicate_field", "A field is given twice"},
     {MSG_UNKNOWN_FIELD, 400, "unknown_field", "A field is unknown"},

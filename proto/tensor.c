@@ -197,6 +197,11 @@ INLINE void write_all(unsigned char *raw, enum wire_dtype to, const void *values
     for (size_t i = 0; i < n; i++) store(raw + i * size, to, dtype == BN_F32 ? (double)f32[i] : f64[i]);
 }
 
+// From the last one on: in their own place they grow into what was read before.
+static void widen_all(unsigned char *raw, const float *values, size_t n) {
+    for (size_t i = n; i-- > 0;) store(raw + i * sizeof(double), WIRE_F64, (double)values[i]);
+}
+
 size_t tensor_from_wire(void *values, enum bn_dtype dtype, const void *raw, enum wire_dtype from, size_t n) {
     if (n == 0) return n;
     if (is_same_layout(dtype, from)) {
@@ -223,13 +228,13 @@ size_t tensor_from_wire(void *values, enum bn_dtype dtype, const void *raw, enum
 void tensor_to_wire(void *raw, enum wire_dtype to, const void *values, enum bn_dtype dtype, size_t n) {
     if (n == 0) return;
     if (is_same_layout(dtype, to)) {
-        memcpy(raw, values, n * wire_dtypes[to].size);
+        if (raw != values) memcpy(raw, values, n * wire_dtypes[to].size);
         return;
     }
     if (dtype == BN_F32) {
         switch (to) {
         case WIRE_F32: write_all(raw, WIRE_F32, values, BN_F32, n); return;
-        case WIRE_F64: write_all(raw, WIRE_F64, values, BN_F32, n); return;
+        case WIRE_F64: widen_all(raw, values, n); return;
         case WIRE_F16: write_all(raw, WIRE_F16, values, BN_F32, n); return;
         case WIRE_BF16: write_all(raw, WIRE_BF16, values, BN_F32, n); return;
         }

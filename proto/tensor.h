@@ -27,7 +27,8 @@ struct tensor {
     int rank;            // 0: absent, or the nested form [], an empty batch whose rank is the layer's to say
     enum bn_dtype dtype; // the layer's
     enum tensor_form form;
-    enum wire_dtype wire;   // of the base64 form; the other forms: the layer's dtype
+    enum wire_dtype wire;   // of the base64 form and the binary ones; the other forms: the layer's dtype
+    bool swapped;           // big-endian on the wire: npy has that
     size_t first_nonfinite; // index of the first NaN or infinity; count where there is none
     bool present;
 };
@@ -47,10 +48,12 @@ bool tensor_count(size_t *count, const size_t *dim, int rank);
 
 // Converts n little-endian elements of type `from`, at any alignment, to the compute type, rounding once to nearest
 // even where that is narrower. Returns the index of the first finite value that overflows it (n: none). values and raw
-// either do not overlap, or raw is the tail of values' room, so that no element is overwritten before it is read.
+// either do not overlap, or raw is the tail of values' room, or begins where they do and is not narrower, so that no
+// element is overwritten before it is read.
 size_t tensor_from_wire(void *values, enum bn_dtype dtype, const void *raw, enum wire_dtype from, size_t n);
 
-// The reverse, for replies: rounds once to nearest even; finite values that overflow become infinities.
+// The reverse, for replies: rounds once to nearest even; finite values that overflow become infinities. raw may begin
+// where values do.
 void tensor_to_wire(void *raw, enum wire_dtype to, const void *values, enum bn_dtype dtype, size_t n);
 
 // The index of the first of n values that is not finite, or would not be after rounding to `to`; n where there is none.
