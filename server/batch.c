@@ -18,11 +18,22 @@ bool batch_allocate(struct batch *batch, struct msg_error *error) {
            msg_fail(error, MSG_MEMORY_FULL, NULL, "the call does not fit what is left of the memory budget");
 }
 
+// A binary tensor has no JSON form that the reply could take over: nested arrays.
+static void show_as_numbers(struct msg_call *call) {
+    struct tensor *const tensors[] = {&call->x, &call->dout, &call->residual};
+    for (size_t i = 0; i < sizeof tensors / sizeof tensors[0]; i++) {
+        tensors[i]->form = TENSOR_NESTED;
+        tensors[i]->wire = tensors[i]->dtype == BN_F32 ? WIRE_F32 : WIRE_F64;
+        tensors[i]->swapped = false;
+    }
+}
+
 bool batch_decode(struct job *job, enum msg_call_kind kind) {
     const enum bn_dtype dtype = (enum bn_dtype)job->state->config.dtype;
     const struct codec_request request = reply_request(job);
     if (!reply_reader(job)->decode_call(&job->call, kind, &request, dtype, &job->error)) return false;
     buffer_free(&job->body);
+    if (reply_reader(job)->binary && !reply_writer(job)->binary) show_as_numbers(&job->call);
     return true;
 }
 

@@ -184,6 +184,19 @@ static void list_types(char *out, size_t room, unsigned forms) {
     }
 }
 
+// True where the parameters of Content-Type have dtype=bf16.
+static bool has_bf16(const char *type) {
+    for (const char *at = strchr(type, ';'); at != NULL; at = strchr(at, ';')) {
+        at += 1 + strspn(at + 1, " \t");
+        if (strncasecmp(at, "dtype=", 6) != 0) continue;
+        at += 6;
+        const bool quoted = *at == '"';
+        const char *const word = at + quoted, *const end = word + 4;
+        if (strncasecmp(word, "bf16", 4) == 0 && (quoted ? *end == '"' : strchr("; \t", *end) != NULL)) return true;
+    }
+    return false;
+}
+
 // The form of the set that Accept weighs most; `preferred` where it is among equals. False where it wants none.
 static bool choose_form(enum codec_form *chosen, const struct field_lines *accept, unsigned forms,
                         enum codec_form preferred) {
@@ -206,12 +219,14 @@ static bool check_body_type(const struct head *head, const struct route *route, 
     if (head->content_encoding != NULL && strcasecmp(head->content_encoding, "identity") != 0) {
         return msg_fail(error, MSG_UNSUPPORTED_MEDIA_TYPE, NULL, "Content-Encoding is not supported here");
     }
+    forms->bf16 = type != NULL && has_bf16(type);
     for (unsigned form = 0; form < CODEC_FORMS && type != NULL; form++) {
         if ((route->reads & 1u << form) == 0 || !is_type(type, length, codecs[form].media_type)) continue;
         forms->reads = (enum codec_form)form;
         return true;
     }
     const bool from_curl = type == NULL || *type == '\0' || is_type(type, length, "application/x-www-form-urlencoded");
+    forms->unlabelled = from_curl;
     if (from_curl && head->origin == NULL) return true;
     if (from_curl)
         return msg_fail(error, MSG_UNSUPPORTED_MEDIA_TYPE, NULL, "a request with Origin needs Content-Type: %s", types);
@@ -223,6 +238,8 @@ static bool check_accept(const struct head *head, const struct route *route, str
     char types[160];
     const char *const fixed = route->content_type;
     if (route->writes == 0 && (fixed == NULL || acceptance(&head->accept, fixed) > 0)) return true;
+    const bool may_be_npy = forms->unlabelled && (route->reads & 1u << CODEC_NPY) != 0;
+    forms->unlabelled = may_be_npy && choose_form(&forms->npy_writes, &head->accept, route->writes, CODEC_NPY);
     if (choose_form(&forms->writes, &head->accept, route->writes, forms->reads)) return true;
     list_types(types, sizeof types, route->writes);
     return msg_fail(error, MSG_NOT_ACCEPTABLE, NULL, "the reply is %s", fixed != NULL ? fixed : types);
@@ -231,7 +248,7 @@ static bool check_accept(const struct head *head, const struct route *route, str
 bool head_check(const struct head *head, const struct route *route, struct job_forms *forms, struct msg_error *error) {
     const bool takes_body = (route->flags & ROUTE_BODY) != 0;
     const bool probe = (route->flags & ROUTE_PROBE) != 0;
-    *forms = (struct job_forms){CODEC_JSON, CODEC_JSON};
+    *forms = (struct job_forms){.reads = CODEC_JSON, .writes = CODEC_JSON};
     if (head->repeated) return msg_fail(error, MSG_BAD_HEADER, NULL, "a field is given more often than it may be");
     if (head->expect != NULL && strcasecmp(head->expect, "100-continue") != 0) {
         return msg_fail(error, MSG_EXPECTATION_FAILED, NULL, "Expect is not 100-continue");

@@ -8,6 +8,7 @@
 #include "log.h"
 #include "routes.h"
 #include "stream.h"
+#include "../proto/npy.h"
 
 // Calls that wait for a worker; beyond, they are told to come back. Each holds its body meanwhile.
 #define QUEUE_MAX 256
@@ -333,9 +334,18 @@ void job_look_up(struct job *job) {
     job_precondition(job, job->state, &job->error);
 }
 
+// curl --data-binary says of any file that it is a form. An npy file says what it is, and no JSON text begins so.
+static void look_at_body(struct job *job) {
+    struct job_forms *const forms = &job->forms;
+    if (!forms->unlabelled || !npy_begins(job->body.data, job->body.size)) return;
+    forms->reads = CODEC_NPY;
+    forms->writes = forms->npy_writes;
+}
+
 bool job_start(struct job *job, void (*suspend)(struct job *job)) {
     job->deadline_ns = uv_hrtime() + job->service->request_timeout_ns;
     buffer_trim(&job->body);
+    look_at_body(job);
     job_look_up(job);
     if (job->error.code != MSG_OK) return true;
     job->heavy = is_heavy(job);

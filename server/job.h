@@ -24,7 +24,7 @@
 struct route;
 struct job;
 
-#define JOB_PARAMETERS_MAX 4
+#define JOB_PARAMETERS_MAX 6
 #define JOB_PARAMETER_SIZE 320
 
 // What all jobs share. Borrowed by every job.
@@ -87,6 +87,9 @@ struct stream {
 // In which form the body of a request comes, and that of its reply goes.
 struct job_forms {
     enum codec_form reads, writes;
+    bool unlabelled;            // nothing says what the body is: JSON, unless it begins as an npy file does
+    enum codec_form npy_writes; // the form of the reply then
+    bool bf16;                  // Content-Type has dtype=bf16
 };
 
 enum job_result {

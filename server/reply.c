@@ -12,7 +12,17 @@ struct json_body reply_request_body(struct job *job) {
 }
 
 struct codec_request reply_request(struct job *job) {
-    return (struct codec_request){.body = &job->body, .budget = job->service->memory};
+    struct codec_request request = {.body = &job->body, .budget = job->service->memory};
+    struct msg_options *const options = &request.options;
+    bool has_dtype = false;
+    for (unsigned i = 0; i < JOB_PARAMETERS_MAX && job->route->parameters[i] != NULL; i++) {
+        if ((job->parameters_given & 1u << i) == 0) continue;
+        const char *const name = job->route->parameters[i];
+        options->option[options->count++] = (struct msg_option){name, job->parameters[i]};
+        has_dtype = has_dtype || strcmp(name, "dtype") == 0;
+    }
+    if (job->forms.bf16 && !has_dtype) options->option[options->count++] = (struct msg_option){"dtype", "bf16"};
+    return request;
 }
 
 const struct codec *reply_reader(const struct job *job) {

@@ -27,7 +27,8 @@ struct route {
     unsigned flags;
     const char *content_type;                   // of its replies; NULL: that of the form, or they have no body
     unsigned reads, writes;                     // forms of bodies and replies: bit 1 << enum codec_form
-    const char *parameters[JOB_PARAMETERS_MAX]; // query parameters that it knows
+    const char *parameters[JOB_PARAMETERS_MAX]; // query parameters that it knows; of a call: options of a form without
+                                                // room for fields
 };
 
 extern const struct route routes[];

@@ -149,7 +149,6 @@ static void test_body_types(void **state) {
         {{"Content-Type: text/plain"}, MSG_UNSUPPORTED_MEDIA_TYPE},
         {{"Content-Type: text/json"}, MSG_UNSUPPORTED_MEDIA_TYPE},
         {{"Content-Type: application/jsonl"}, MSG_UNSUPPORTED_MEDIA_TYPE},
-        {{"Content-Type: application/x-npy"}, MSG_UNSUPPORTED_MEDIA_TYPE},
         {{"Content-Type: multipart/form-data; boundary=x"}, MSG_UNSUPPORTED_MEDIA_TYPE},
         {{"Origin: http://a"}, MSG_UNSUPPORTED_MEDIA_TYPE},
         {{"Origin: null", "Content-Type:"}, MSG_UNSUPPORTED_MEDIA_TYPE},
@@ -215,7 +214,7 @@ static void test_accept(void **state) {
         {"*/*;q=0", false},
         {"application/x-npy", false},
     };
-    const struct route *const get = find("GET", "/v1/layers/a"), *const post = find("POST", "/v1/layers/a/inference");
+    const struct route *const get = find("GET", "/v1/layers/a"), *const post = find("PATCH", "/v1/layers/a");
     for (size_t i = 0; i < COUNT(rows); i++) {
         char field[100];
         snprintf(field, sizeof field, "Accept: %s", rows[i].accept);
@@ -224,6 +223,85 @@ static void test_accept(void **state) {
         check(post, fields, rows[i].ok ? MSG_OK : MSG_NOT_ACCEPTABLE);
         check(find("GET", "/livez"), fields, MSG_OK); // a probe answers whatever it is asked for
     }
+}
+
+#define J CODEC_JSON
+#define N CODEC_NPY
+
+// In which form a body is read and a reply written.
+static void test_forms(void **state) {
+    (void)state;
+    static const struct {
+        const char *fields[FIELDS_MAX];
+        enum codec_form reads, writes;
+        bool unlabelled;
+        enum codec_form npy_writes; // where unlabelled
+        bool bf16;
+    } rows[] = {
+        {{NULL}, J, J, true, N, false},
+        {{"Content-Type:"}, J, J, true, N, false},
+        {{"Content-Type: application/x-www-form-urlencoded"}, J, J, true, N, false},
+        {{"Accept: application/json"}, J, J, true, J, false},
+        {{"Accept: application/x-npy"}, J, N, true, N, false},
+        {{"Content-Type: application/json"}, J, J, false, J, false},
+        {{"Content-Type: application/x-npy"}, N, N, false, J, false},
+        {{"Content-Type: Application/X-NPY ; a=b"}, N, N, false, J, false},
+        {{"Content-Type: application/x-npy;dtype=bf16"}, N, N, false, J, true},
+        {{"Content-Type: application/x-npy; a=b ;\tDTYPE=\"BF16\""}, N, N, false, J, true},
+        {{"Content-Type: application/x-npy; dtype=bf16 ; a=b"}, N, N, false, J, true},
+        {{"Content-Type: application/x-npy; dtype=bf16x"}, N, N, false, J, false},
+        {{"Content-Type: application/x-npy; dtype=\"bf16"}, N, N, false, J, false},
+        {{"Content-Type: application/x-npy; dtype="}, N, N, false, J, false},
+        {{"Content-Type: application/x-npy; dtype"}, N, N, false, J, false},
+        {{"Content-Type: application/x-npy;"}, N, N, false, J, false},
+        {{"Content-Type: application/x-npy", "Accept: */*"}, N, N, false, J, false},
+        {{"Content-Type: application/x-npy", "Accept: application/json"}, N, J, false, J, false},
+        {{"Content-Type: application/x-npy", "Accept: application/json, application/x-npy"}, N, N, false, J, false},
+        {{"Content-Type: application/x-npy", "Accept: application/json;q=0.9, */*;q=0.8"}, N, J, false, J, false},
+        {{"Content-Type: application/x-npy", "Accept: application/json;q=0.05, */*;q=0.1"}, N, N, false, J, false},
+        {{"Content-Type: application/x-npy", "Accept: application/x-npy;q=0, */*"}, N, J, false, J, false},
+        {{"Content-Type: application/json", "Accept: application/x-npy;q=0.2, application/json;q=0.199"},
+         J,
+         N,
+         false,
+         J,
+         false},
+        {{"Content-Type: application/json", "Accept: application/x-npy;q=0.200, application/json;q=0.2"},
+         J,
+         J,
+         false,
+         J,
+         false},
+        {{"Content-Type: application/json", "Accept: application/x-npy;q=0.0001, application/json;q=0.001"},
+         J,
+         J,
+         false,
+         J,
+         false},
+        {{"Content-Type: application/json", "Accept: application/x-npy;q=x, application/json;q=0.9"},
+         J,
+         N,
+         false,
+         J,
+         false}, // a malformed weight counts as 1
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct msg_error error = {0};
+        struct job_forms forms;
+        const struct head head = head_of(rows[i].fields);
+        if (!head_check(&head, find("POST", "/v1/layers/a/inference"), &forms, &error))
+            fail_msg("row %zu: %s", i, error.detail);
+        if (forms.reads != rows[i].reads || forms.writes != rows[i].writes || forms.unlabelled != rows[i].unlabelled ||
+            (forms.unlabelled && forms.npy_writes != rows[i].npy_writes) || forms.bf16 != rows[i].bf16)
+            fail_msg("row %zu: %d %d %d %d %d", i, (int)forms.reads, (int)forms.writes, (int)forms.unlabelled,
+                     (int)forms.npy_writes, (int)forms.bf16);
+    }
+    struct msg_error error = {0};
+    struct job_forms forms;
+    const struct head head = head_of((const char *const[FIELDS_MAX]){"Content-Type: application/x-npy"});
+    assert_false(head_check(&head, find("PUT", "/v1/layers/a"), &forms, &error));
+    assert_int_equal(error.code, MSG_UNSUPPORTED_MEDIA_TYPE);
+    assert_string_equal(error.detail, "the body must be application/json");
 }
 
 // What may stand once stands twice, a list more often than there is room for.
@@ -251,7 +329,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_framing),    cmocka_unit_test(test_length),  cmocka_unit_test(test_expect),
         cmocka_unit_test(test_body_types), cmocka_unit_test(test_no_body), cmocka_unit_test(test_accept),
-        cmocka_unit_test(test_repeated),
+        cmocka_unit_test(test_repeated),   cmocka_unit_test(test_forms),
     };
     return cmocka_run_group_tests_name("head", tests, NULL, NULL);
 }
