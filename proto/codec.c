@@ -3,6 +3,7 @@
 
 #include "json.h"
 #include "npy.h"
+#include "safetensors.h"
 
 // ---- JSON, which keeps everything in its body
 
@@ -63,11 +64,21 @@ static size_t npy_room(const struct tensor *like, size_t tensors, size_t channel
     return NPY_HEADER_MAX;
 }
 
+static size_t safetensors_room(const struct tensor *like, size_t tensors, size_t channels) {
+    (void)like;
+    (void)tensors;
+    (void)channels;
+    return SAFETENSORS_HEADER_MAX;
+}
+
 const struct codec codecs[CODEC_FORMS] = {
     [CODEC_JSON] = {"application/json", false, decode_json_call, json_room, encode_json_train, encode_json_inference,
                     encode_json_backward, decode_json_state, decode_json_snapshot},
     [CODEC_NPY] = {"application/x-npy", true, npy_decode_call, npy_room, npy_encode_train, npy_encode_inference,
                    npy_encode_backward, NULL, NULL},
+    [CODEC_SAFETENSORS] = {"application/vnd.safetensors", true, safetensors_decode_call, safetensors_room,
+                           safetensors_encode_train, safetensors_encode_inference, safetensors_encode_backward,
+                           safetensors_decode_state, safetensors_decode_snapshot},
 };
 
 size_t codec_values_room(const struct codec *codec, const struct tensor *like) {

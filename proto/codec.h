@@ -15,9 +15,9 @@
 #include "buffer.h"
 #include "message.h"
 
-enum codec_form { CODEC_JSON, CODEC_NPY };
+enum codec_form { CODEC_JSON, CODEC_NPY, CODEC_SAFETENSORS };
 
-#define CODEC_FORMS 2
+#define CODEC_FORMS 3
 
 struct codec_request {
     struct buffer *body; // the binary forms take it over, for tensors to lie in; it is empty after

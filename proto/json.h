@@ -46,6 +46,7 @@ bool json_encode_train(struct buffer *out, const struct msg_train_reply *reply, 
 bool json_encode_inference(struct buffer *out, const struct tensor *y, uint64_t version);
 bool json_encode_backward(struct buffer *out, const struct msg_backward_reply *reply, const struct tensor *dx,
                           const struct tensor *dresidual);
+bool json_encode_config(struct buffer *out, const struct msg_config *config, double new_weight, int running_ddof);
 bool json_encode_layer(struct buffer *out, const struct msg_layer *layer);
 bool json_encode_error(struct buffer *out, const struct msg_error *error);
 
@@ -75,10 +76,14 @@ bool json_begin_snapshot(struct buffer *out);
 bool json_snapshot_name(struct buffer *out, const char *name, size_t index);
 bool json_end_snapshot(struct buffer *out);
 
-// {"layers": {"NAME": version, ...}, "ignored": []}
+// {"layers": {"NAME": version, ...}, "ignored": ["NAME", ...]}: layers, then what was ignored, whose names may be any
+// text. Of the latter, each takes json_ignored_room.
 bool json_begin_restored(struct buffer *out);
 bool json_restored_layer(struct buffer *out, const char *name, uint64_t version, size_t index);
+bool json_begin_ignored(struct buffer *out);
+bool json_ignored_name(struct buffer *out, const char *name, size_t index);
 bool json_end_restored(struct buffer *out);
+size_t json_ignored_room(const char *name);
 
 // {"version", "cpu", "threads", "store"}
 bool json_encode_version(struct buffer *out, const char *version, const char *cpu, unsigned threads, const char *store);

@@ -128,7 +128,7 @@ static bool parse_small(struct rest *rest, struct json_body body, struct msg_err
 
 // ---- configuration
 
-static bool set_config(struct msg_config *config, json_t *object, const char *parent, struct msg_error *error) {
+bool field_set_config(struct msg_config *config, json_t *object, const char *parent, struct msg_error *error) {
     *config = (struct msg_config){0};
     return field_set_all(config, &config->given, config_fields, object, parent, error);
 }
@@ -143,12 +143,12 @@ static bool set_representation(struct msg_config *config, json_t *object, const 
     }
     json_t *const layer = json_object_get(object, "layer");
     if (!json_is_object(layer)) return msg_fail(error, MSG_WRONG_TYPE, "/layer", "layer is an object");
-    return set_config(config, layer, "/layer", error);
+    return field_set_config(config, layer, "/layer", error);
 }
 
 static bool set_whole(struct msg_config *config, json_t *object, const char *name, struct msg_error *error) {
     const bool whole = json_object_get(object, "layer") != NULL;
-    return whole ? set_representation(config, object, name, error) : set_config(config, object, "", error);
+    return whole ? set_representation(config, object, name, error) : field_set_config(config, object, "", error);
 }
 
 bool json_decode_config(struct msg_config *config, struct json_body body, const char *name, struct msg_error *error) {
@@ -185,7 +185,7 @@ struct call_walk {
     struct msg_call *call;
     enum msg_call_kind kind;
     enum bn_dtype dtype;
-    bool seen_x, seen_dout, seen_residual;
+    struct field_tensors seen;
     struct rest rest;
 };
 
@@ -203,9 +203,9 @@ static bool take_call_member(void *context, struct scan *scan, const struct scan
         const char *name;
         struct tensor *tensor;
         bool *seen;
-    } tensors[] = {{"x", &call->x, &walk->seen_x},
-                   {"residual", &call->residual, &walk->seen_residual},
-                   {"dout", &call->dout, &walk->seen_dout}};
+    } tensors[] = {{"x", &call->x, &walk->seen.x},
+                   {"residual", &call->residual, &walk->seen.residual},
+                   {"dout", &call->dout, &walk->seen.dout}};
     const size_t count = walk->kind == MSG_BACKWARD ? 3 : 2;
     for (size_t i = 0; i < count; i++) {
         if (strcmp(key->name, tensors[i].name) != 0) continue;
@@ -227,7 +227,7 @@ static bool set_step(struct msg_call *call, json_t *step, struct msg_error *erro
 // Indexed by enum msg_call_kind.
 static const struct field *const call_tables[] = {train_fields, inference_fields, backward_fields};
 
-static bool set_call_rest(struct msg_call *call, enum msg_call_kind kind, json_t *object, struct msg_error *error) {
+bool field_set_call(struct msg_call *call, enum msg_call_kind kind, json_t *object, struct msg_error *error) {
     static const struct field axis_field = {
         "channel_axis", FIELD_INTEGER, CALL(channel_axis), -TENSOR_MAX_RANK, TENSOR_MAX_RANK - 1, NULL, 0};
     const json_t *const axis = json_object_get(object, "channel_axis");
@@ -244,17 +244,17 @@ static bool set_call_rest(struct msg_call *call, enum msg_call_kind kind, json_t
     return field_set_all(call, NULL, call_tables[kind], object, "", error);
 }
 
-static bool check_call(const struct msg_call *call, enum msg_call_kind kind, const struct call_walk *walk,
-                       struct msg_error *error) {
+bool field_check_call(const struct msg_call *call, enum msg_call_kind kind, struct field_tensors given,
+                      struct msg_error *error) {
     const bool has_cache = call->cache[0] != '\0';
-    if (kind != MSG_BACKWARD) return walk->seen_x || msg_fail(error, MSG_MISSING_FIELD, "/x", "x is missing");
-    if (!walk->seen_dout) return msg_fail(error, MSG_MISSING_FIELD, "/dout", "dout is missing");
-    if (walk->seen_x && has_cache)
+    if (kind != MSG_BACKWARD) return given.x || msg_fail(error, MSG_MISSING_FIELD, "/x", "x is missing");
+    if (!given.dout) return msg_fail(error, MSG_MISSING_FIELD, "/dout", "dout is missing");
+    if (given.x && has_cache)
         return msg_fail(error, MSG_CONFLICTING_FIELDS, "/cache", "give one of cache and x, not both");
-    if (!walk->seen_x && !has_cache) return msg_fail(error, MSG_MISSING_FIELD, "/x", "one of x and cache is missing");
+    if (!given.x && !has_cache) return msg_fail(error, MSG_MISSING_FIELD, "/x", "one of x and cache is missing");
     if (has_cache && call->activation != BN_IDENTITY)
         return msg_fail(error, MSG_CONFLICTING_FIELDS, "/activation", "with a cache the activation is the pass's");
-    if (has_cache && walk->seen_residual)
+    if (has_cache && given.residual)
         return msg_fail(error, MSG_CONFLICTING_FIELDS, "/residual", "with a cache the residual is the pass's");
     return true;
 }
@@ -264,8 +264,8 @@ bool json_decode_call(struct msg_call *call, enum msg_call_kind kind, struct jso
     struct call_walk walk = {
         .call = call, .kind = kind, .dtype = dtype, .rest = {.known = {call_fields, call_tables[kind]}}};
     const bool ok = walk_body(body, take_call_member, &walk, error) &&
-                    (walk.rest.object == NULL || set_call_rest(call, kind, walk.rest.object, error)) &&
-                    check_call(call, kind, &walk, error);
+                    (walk.rest.object == NULL || field_set_call(call, kind, walk.rest.object, error)) &&
+                    field_check_call(call, kind, walk.seen, error);
     rest_free(&walk.rest);
     return ok;
 }
@@ -319,7 +319,7 @@ static bool set_state_rest(struct msg_state *state, json_t *object, const char *
             if (!set_batches(state, value, pointer, error)) return false;
         } else if (strcmp(name, "layer") == 0) {
             if (!json_is_object(value)) return msg_fail(error, MSG_WRONG_TYPE, pointer, "layer is an object");
-            if (!set_config(&state->layer, value, pointer, error)) return false;
+            if (!field_set_config(&state->layer, value, pointer, error)) return false;
             state->has_layer = true;
         } else {
             return msg_fail(error, MSG_UNKNOWN_FIELD, pointer, "there is no such field here");

@@ -10,6 +10,7 @@
 #include "base64.h"
 #include "json.h"
 #include "number.h"
+#include "scan.h"
 
 // The longest special value with its quotes, "-Infinity".
 #define SPECIAL_MAX 11
@@ -210,6 +211,10 @@ static bool put_config(struct buffer *out, const struct msg_config *config, doub
            put_real_or_null(out, "new_weight", new_weight) && put(out, ",\"running_ddof\":%d}", running_ddof);
 }
 
+bool json_encode_config(struct buffer *out, const struct msg_config *config, double new_weight, int running_ddof) {
+    return put_config(out, config, new_weight, running_ddof);
+}
+
 static bool put_layer(struct buffer *out, const struct msg_layer *layer) {
     return put(out, "{\"name\":\"%s\",\"layer\":", layer->name) &&
            put_config(out, layer->config, layer->new_weight, layer->running_ddof) &&
@@ -303,30 +308,7 @@ bool json_end_snapshot(struct buffer *out) {
     return put_text(out, "}}\n");
 }
 
-bool json_begin_restored(struct buffer *out) {
-    return put_text(out, "{\"layers\":{");
-}
-
-bool json_restored_layer(struct buffer *out, const char *name, uint64_t version, size_t index) {
-    return put(out, "%s\"%s\":%" PRIu64, index > 0 ? "," : "", name, version);
-}
-
-bool json_end_restored(struct buffer *out) {
-    return put_text(out, "},\"ignored\":[]}\n");
-}
-
-// ---- the rest
-
-// Takes over `object`.
-static bool put_object(struct buffer *out, json_t *object) {
-    char *const text = object != NULL ? json_dumps(object, JSON_COMPACT) : NULL;
-    json_decref(object);
-    const bool ok = text != NULL && buffer_append(out, text, strlen(text)) && buffer_append(out, "\n", 1);
-    free(text);
-    return ok;
-}
-
-// A detail may have been cut within a character, or quote bytes of the request: what is not UTF-8 becomes '?'.
+// A text may have been cut within a character, or quote bytes of the request: what is not UTF-8 becomes '?'.
 static void make_utf8(char *text) {
     while (*text != '\0') {
         const unsigned char c = (unsigned char)*text;
@@ -342,6 +324,54 @@ static void make_utf8(char *text) {
         text += valid == NULL ? 1 : more + 1;
         json_decref(valid);
     }
+}
+
+bool json_begin_restored(struct buffer *out) {
+    return put_text(out, "{\"layers\":{");
+}
+
+bool json_restored_layer(struct buffer *out, const char *name, uint64_t version, size_t index) {
+    return put(out, "%s\"%s\":%" PRIu64, index > 0 ? "," : "", name, version);
+}
+
+bool json_end_restored(struct buffer *out) {
+    return put_text(out, "]}\n");
+}
+
+bool json_begin_ignored(struct buffer *out) {
+    return put_text(out, "},\"ignored\":[");
+}
+
+static bool needs_escape(char c) {
+    return c == '"' || c == '\\' || (unsigned char)c < 0x20;
+}
+
+size_t json_ignored_room(const char *name) {
+    size_t room = 3;
+    for (; *name != '\0'; name++) room += needs_escape(*name) ? 6 : 1;
+    return room;
+}
+
+bool json_ignored_name(struct buffer *out, const char *name, size_t index) {
+    char text[SCAN_KEY_MAX + 1];
+    snprintf(text, sizeof text, "%s", name);
+    make_utf8(text);
+    if (!put_text(out, index > 0 ? ",\"" : "\"")) return false;
+    for (const char *at = text; *at != '\0'; at++) {
+        if (needs_escape(*at) ? !put(out, "\\u%04x", (unsigned char)*at) : !buffer_append(out, at, 1)) return false;
+    }
+    return put_text(out, "\"");
+}
+
+// ---- the rest
+
+// Takes over `object`.
+static bool put_object(struct buffer *out, json_t *object) {
+    char *const text = object != NULL ? json_dumps(object, JSON_COMPACT) : NULL;
+    json_decref(object);
+    const bool ok = text != NULL && buffer_append(out, text, strlen(text)) && buffer_append(out, "\n", 1);
+    free(text);
+    return ok;
 }
 
 bool json_encode_error(struct buffer *out, const struct msg_error *error) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Private to the JSON codec: fields of messages by table, and the small rest of a body, which jansson parses.
+// Private to the codecs that hold JSON: fields of messages by table, and the small rest of a body, which jansson parses.
 #ifndef NORMD_PROTO_JSON_FIELDS_H
 #define NORMD_PROTO_JSON_FIELDS_H
 
@@ -52,6 +52,21 @@ bool field_whole(int64_t *value, bool *fits, const json_t *json);
 
 // True where the value is this string; a string with NUL in it is no word.
 bool field_is_word(const json_t *json, const char *word);
+
+// The configuration of a layer from its object.
+bool field_set_config(struct msg_config *config, json_t *object, const char *parent, struct msg_error *error);
+
+// The fields of a call besides its tensors. Takes some out of the object.
+bool field_set_call(struct msg_call *call, enum msg_call_kind kind, json_t *object, struct msg_error *error);
+
+// Which tensors a call came with.
+struct field_tensors {
+    bool x, dout, residual;
+};
+
+// What must and must not be given together.
+bool field_check_call(const struct msg_call *call, enum msg_call_kind kind, struct field_tensors given,
+                      struct msg_error *error);
 
 // The pointer of member `name` of the value at `parent`.
 void field_pointer(char pointer[MSG_POINTER_MAX], const char *parent, const char *name);

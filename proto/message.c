@@ -86,13 +86,23 @@ void msg_state_free(struct msg_state *state) {
     buffer_free(&state->beta.values);
     buffer_free(&state->running_mean.values);
     buffer_free(&state->running_var.values);
+    buffer_free(&state->body);
 }
 
 void msg_snapshot_free(struct msg_snapshot *snapshot) {
     for (size_t i = 0; i < snapshot->count; i++) msg_state_free(&snapshot->entries[i].state);
     buffer_free(&snapshot->storage);
+    buffer_free(&snapshot->body);
+    buffer_free(&snapshot->ignored_names);
+    snapshot->ignored = 0;
     snapshot->entries = NULL;
     snapshot->count = 0;
+}
+
+const char *msg_snapshot_ignored(const struct msg_snapshot *snapshot, size_t index) {
+    const char *name;
+    memcpy(&name, snapshot->ignored_names.data + index * sizeof name, sizeof name);
+    return name;
 }
 
 void msg_call_free(struct msg_call *call) {

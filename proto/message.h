@@ -164,6 +164,7 @@ struct msg_state {
     uint64_t num_batches_tracked;
     bool has_layer;
     struct msg_config layer;
+    struct buffer body; // owned: the body, where vectors lie in it
 };
 
 void msg_state_free(struct msg_state *state);
@@ -183,13 +184,21 @@ struct msg_state_view {
 struct msg_snapshot_entry {
     char name[MSG_NAME_MAX + 1];
     struct msg_state state;
+    bool has_guess; // what the layer is if there is none of this name and the body does not say
+    struct msg_config guess;
 };
 
 struct msg_snapshot {
     struct buffer storage;              // of entries; owned
     struct msg_snapshot_entry *entries; // sorted by name, names unique; NULL where "layers" is absent
     size_t count;
+    struct buffer body;          // owned: the body, where vectors and ignored names lie in it
+    struct buffer ignored_names; // owned; const char *
+    size_t ignored;              // how many
 };
+
+// The name of what the snapshot holds besides layers.
+const char *msg_snapshot_ignored(const struct msg_snapshot *snapshot, size_t index);
 
 void msg_snapshot_free(struct msg_snapshot *snapshot);
 

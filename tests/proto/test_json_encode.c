@@ -148,13 +148,24 @@ static void test_restored(void **state) {
         assert_true(json_begin_restored(&out));
         if (count > 0) assert_true(json_restored_layer(&out, "a", INT64_MAX, 0));
         if (count > 1) assert_true(json_restored_layer(&out, "b.c", 2, 1));
+        assert_true(json_begin_ignored(&out));
+        static const char *const odd[] = {"plain.weight", "a\"b\\c\n", "\xc3\xa9", "\xff"};
+        static const char *const shown[] = {"plain.weight", "a\"b\\c\n", "\xc3\xa9", "?"};
+        for (size_t i = 0; i < 2 * count; i++) {
+            const size_t before = out.size;
+            assert_true(json_ignored_name(&out, odd[i], i));
+            assert_true(out.size - before <= json_ignored_room(odd[i]));
+        }
         assert_true(json_end_restored(&out));
         json_t *const json = parse(&out), *const layers = json_object_get(json, "layers");
         expect_names(json, "layers ignored ");
         assert_int_equal(json_object_size(layers), count);
         if (count > 0) expect_integer(layers, "a", INT64_MAX);
+        const json_t *const ignored = json_object_get(json, "ignored");
+        assert_int_equal(json_array_size(ignored), 2 * count);
+        for (size_t i = 0; i < 2 * count; i++)
+            assert_string_equal(json_string_value(json_array_get(ignored, i)), shown[i]);
         if (count > 1) expect_integer(layers, "b.c", 2);
-        assert_int_equal(json_array_size(json_object_get(json, "ignored")), 0);
         json_decref(json);
         buffer_free(&out);
     }
@@ -266,7 +277,7 @@ static bool encode_any(size_t which, struct buffer *out, const struct tensor *t)
                json_end_list(out, "next");
     default:
         return json_begin_restored(out) && json_restored_layer(out, "a", 1, 0) && json_restored_layer(out, "b", 1, 1) &&
-               json_end_restored(out);
+               json_begin_ignored(out) && json_ignored_name(out, "x", 0) && json_end_restored(out);
     }
 }
 
