@@ -5,6 +5,7 @@
 #include <uv.h>
 
 #include "http_exchange.h"
+#include "routes.h"
 
 #define WINDOW_MIN_NS SECOND_NS   // a peer's rate is taken over --request-timeout, but not over less
 #define BLOCK ((size_t)32 * 1024) // of a reply in pieces to a client that does not take chunks (HTTP/1.0)
@@ -21,6 +22,12 @@ static bool add_own_fields(struct MHD_Response *response, const struct msg_extra
     return true;
 }
 
+// What GET gives depends on Accept where there are several forms.
+static bool varies(const struct job *job) {
+    const unsigned forms = job->route != NULL ? job->route->writes : 0;
+    return (forms & (forms - 1)) != 0 && strcmp(job->route->method, "GET") == 0;
+}
+
 static bool add_fields(struct MHD_Response *response, const struct exchange *exchange) {
     const struct reply *const reply = &exchange->job->reply;
     const bool has_body = reply->status != 204 && reply->status != 304;
@@ -28,6 +35,7 @@ static bool add_fields(struct MHD_Response *response, const struct exchange *exc
     const bool unknown = exchange->job->error.code == MSG_STORE_FAILED;
     const bool retry = (reply->status == 503 && !unknown) || reply->status == 429;
     return (!has_body || add_field(response, "Content-Type", reply->content_type)) &&
+           (!varies(exchange->job) || add_field(response, "Vary", "Accept")) &&
            (reply->etag[0] == '\0' || add_field(response, "ETag", reply->etag)) &&
            (exchange->allow[0] == '\0' || add_field(response, "Allow", exchange->allow)) &&
            (!retry || add_field(response, "Retry-After", "1")) &&

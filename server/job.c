@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "job.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <uv.h>
@@ -105,6 +106,9 @@ void job_judge_memory(struct job *job) {
         &job->call.residual.values,
         &job->call.body,
         &job->snapshot.storage,
+        &job->snapshot.body,
+        &job->snapshot.ignored_names,
+        &job->new_state.body,
     };
     size_t bytes = wanted_by_state(&job->new_state);
     for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) bytes = add(bytes, wanted(buffers[i]));
@@ -360,6 +364,17 @@ bool job_start(struct job *job, void (*suspend)(struct job *job)) {
     return false;
 }
 
+// There is nothing that a pointer could point into: the detail says what it would.
+static void tell_without_pointer(struct msg_error *error) {
+    char pointer[MSG_POINTER_MAX];
+    if (!error->has_pointer || error->pointer[0] == '\0') return;
+    error->has_pointer = false;
+    memcpy(pointer, error->pointer + 1, sizeof pointer - 1);
+    pointer[sizeof pointer - 1] = '\0';
+    const size_t length = strlen(error->detail), room = sizeof error->detail - length;
+    if (strlen(pointer) + 4 <= room) snprintf(error->detail + length, room, " (%s)", pointer);
+}
+
 void job_finish(struct job *job) {
     if (job->committed) {
         job->committed = false;
@@ -367,7 +382,7 @@ void job_finish(struct job *job) {
         count(job);
     }
     if (job->error.code == MSG_OK) return;
-    if (job->forms.reads != CODEC_JSON) job->error.has_pointer = false; // there is nothing that it could point into
+    if (job->forms.reads != CODEC_JSON) tell_without_pointer(&job->error);
     // An error is small and must be told even where the budget is full.
     buffer_free(&job->reply.body);
     job->reply.body.budget = NULL;

@@ -20,6 +20,7 @@
 #include "../proto/codec.h"
 #include "../proto/json.h"
 #include "../proto/message.h"
+#include "../proto/safetensors.h"
 
 struct route;
 struct job;
@@ -75,12 +76,15 @@ struct batch {
 
 // States on their way to the client; see stream.h.
 struct stream {
-    struct registry_item *items; // of a snapshot: owned, each state until it was sent; NULL: one state
-    size_t count, next;
+    struct registry_item *items;     // of a snapshot: owned, each state until it was sent; NULL: one state
+    size_t count, next;              // of one state: 0, and whether it was written in this pass
     const struct layer_state *state; // borrowed from the job
     struct json_progress progress;   // of the state at hand
     bool named;                      // its name was written
     bool complete;
+    struct safetensors_states file; // in that form, which has all states in one pass after the other:
+    int pass;
+    size_t value;         // of the state at hand, the next one
     size_t held, charged; // bytes of states, and what of them is charged to service->sending
 };
 

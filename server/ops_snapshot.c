@@ -33,6 +33,10 @@ static bool config_of(struct msg_config *config, const struct msg_snapshot_entry
         *config = entry->state.layer;
         return layer_config_complete(config, pointer, error);
     }
+    if (existing == NULL && entry->has_guess) {
+        *config = entry->guess;
+        return layer_config_complete(config, pointer, error);
+    }
     if (existing == NULL)
         return msg_fail(error, MSG_MISSING_FIELD, pointer, "layer is missing, and there is no such layer yet");
     *config = existing->config;
@@ -165,8 +169,13 @@ static void finish_restore(struct job *job) {
     for (size_t i = 0; i < job->snapshot.count && ok; i++) {
         ok = json_restored_layer(out, job->snapshot.entries[i].name, job->versions[i], i);
     }
+    ok = ok && json_begin_ignored(out);
+    for (size_t i = 0; i < job->snapshot.ignored && ok; i++) {
+        ok = json_ignored_name(out, msg_snapshot_ignored(&job->snapshot, i), i);
+    }
     cache_drop_stale(job->service->cache);
     reply_with(job, 200, ok && json_end_restored(out));
+    msg_snapshot_free(&job->snapshot);
 }
 
 enum job_result ops_put_snapshot(struct job *job) {
@@ -184,7 +193,8 @@ enum job_result ops_put_snapshot(struct job *job) {
     const struct codec_request request = reply_request(job);
     if (!reply_reader(job)->decode_snapshot(snapshot, &request, &job->error)) return JOB_REPLY;
     job->versions = calloc(snapshot->count + 1, sizeof *job->versions);
-    const size_t room = snapshot->count * (MSG_NAME_MAX + 24) + JSON_REPLY_ROOM;
+    size_t room = snapshot->count * (MSG_NAME_MAX + 24) + JSON_REPLY_ROOM;
+    for (size_t i = 0; i < snapshot->ignored; i++) room += json_ignored_room(msg_snapshot_ignored(snapshot, i));
     if (job->versions == NULL || !buffer_reserve(&job->reply.body, room)) return reply_failed(job);
     return reply_after_commit(job, apply_restore, finish_restore);
 }

@@ -14,6 +14,7 @@ enum job_result ops_get_state(struct job *job) {
 
 static void finish_state(struct job *job) {
     reply_etag(job, job->outcome);
+    msg_state_free(&job->new_state); // its body may be as large as the reply, and is of no use while that is sent
     stream_state(job, job->outcome);
 }
 

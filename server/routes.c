@@ -7,7 +7,8 @@
 #include "ops.h"
 
 #define JSON (1u << CODEC_JSON)
-#define TENSORS (JSON | 1u << CODEC_NPY)
+#define STATES (JSON | 1u << CODEC_SAFETENSORS)
+#define TENSORS (STATES | 1u << CODEC_NPY)
 #define LAYER (ROUTE_HAS_NAME | ROUTE_NEEDS_LAYER)
 #define CALL (LAYER | ROUTE_BODY)
 #define PROBE ROUTE_PROBE
@@ -33,12 +34,12 @@ const struct route routes[] = {
     {"PUT", "/v1/layers/{name}", ops_put_layer, ROUTE_HAS_NAME | ROUTE_BODY, NULL, JSON, JSON, {NULL}},
     {"POST", "/v1/layers/{name}/backward", ops_backward, CALL, NULL, TENSORS, TENSORS, BACKWARD_OPTIONS},
     {"POST", "/v1/layers/{name}/inference", ops_inference, CALL, NULL, TENSORS, TENSORS, INFERENCE_OPTIONS},
-    {"GET", "/v1/layers/{name}/state", ops_get_state, LAYER, NULL, 0, JSON, {NULL}},
-    {"PATCH", "/v1/layers/{name}/state", ops_patch_state, CALL | ROUTE_BIG_BODY, NULL, JSON, JSON, {NULL}},
-    {"PUT", "/v1/layers/{name}/state", ops_put_state, CALL | ROUTE_BIG_BODY, NULL, JSON, JSON, {NULL}},
+    {"GET", "/v1/layers/{name}/state", ops_get_state, LAYER, NULL, 0, STATES, {NULL}},
+    {"PATCH", "/v1/layers/{name}/state", ops_patch_state, CALL | ROUTE_BIG_BODY, NULL, STATES, STATES, {NULL}},
+    {"PUT", "/v1/layers/{name}/state", ops_put_state, CALL | ROUTE_BIG_BODY, NULL, STATES, STATES, {NULL}},
     {"POST", "/v1/layers/{name}/train-forward", ops_train_forward, CALL, NULL, TENSORS, TENSORS, TRAIN_OPTIONS},
-    {"GET", "/v1/snapshot", ops_get_snapshot, ROUTE_HEAVY, NULL, 0, JSON, {"prefix"}},
-    {"PUT", "/v1/snapshot", ops_put_snapshot, RESTORE, NULL, JSON, JSON, {"prefix", "delete_missing"}},
+    {"GET", "/v1/snapshot", ops_get_snapshot, ROUTE_HEAVY, NULL, 0, STATES, {"prefix"}},
+    {"PUT", "/v1/snapshot", ops_put_snapshot, RESTORE, NULL, STATES, JSON, {"prefix", "delete_missing"}},
     {"GET", "/v2", ops_v2, LATER, "application/json", 0, 0, {NULL}},
     {"GET", "/v2/{path}", ops_v2, LATER, "application/json", 0, 0, {NULL}},
     {"POST", "/v2/{path}", ops_v2, LATER, "application/json", 0, 0, {NULL}},

@@ -3,14 +3,16 @@
 
 #include "reply.h"
 #include "../proto/json.h"
+#include "../proto/safetensors.h"
 
 // All pieces but the first are encoded on an I/O thread, between those of other connections: about a millisecond.
 #define PIECE ((size_t)256 * 1024)
 
-// Bytes that a state of this configuration takes in a reply at most.
+// Bytes that a state of this configuration takes in a reply at most, of either form, and where the last part of a file is
+// not begun in a piece with less room.
 static size_t state_room(const struct msg_config *config) {
     const size_t vectors = (config->affine ? 2u : 0u) + (config->track_running_stats ? 2u : 0u);
-    return vectors * json_vector_room((size_t)config->num_features) + JSON_PIECE_MIN;
+    return vectors * json_vector_room((size_t)config->num_features) + 2 * JSON_PIECE_MIN;
 }
 
 // Charges what is held on to from now on, or gives back the rest of the charge. Less never fails.
@@ -46,6 +48,14 @@ static bool state_piece(struct job *job, const struct layer_state *state) {
     return json_state_piece(&job->reply.body, &view, &job->stream.progress);
 }
 
+// A state that was sent.
+static void let_go(struct job *job, struct registry_item *item) {
+    const size_t bytes = layer_state_size(item->state), held = job->stream.held;
+    hold(job, held > bytes ? held - bytes : 0);
+    layer_state_release(item->state);
+    item->state = NULL;
+}
+
 static void snapshot_piece(struct job *job) {
     struct stream *const stream = &job->stream;
     struct buffer *const out = &job->reply.body;
@@ -58,26 +68,95 @@ static void snapshot_piece(struct job *job) {
     if (!stream->named) json_snapshot_name(out, item->layer->name, stream->next);
     stream->named = true;
     if (!state_piece(job, item->state)) return;
-    const size_t bytes = layer_state_size(item->state);
-    hold(job, stream->held > bytes ? stream->held - bytes : 0);
-    layer_state_release(item->state);
-    item->state = NULL;
+    let_go(job, item);
     stream->progress = (struct json_progress){0};
     stream->named = false;
     stream->next++;
 }
+
+static void json_piece(struct job *job) {
+    struct buffer *const out = &job->reply.body;
+    if (job->stream.items != NULL) {
+        snapshot_piece(job);
+    } else if (state_piece(job, job->stream.state)) {
+        json_end_state(out);
+        job->stream.complete = true;
+    }
+}
+
+// ---- pieces of a file, which has all the states in each of its parts
+
+_Static_assert(SAFETENSORS_LAYER_MAX <= JSON_PIECE_MIN, "there is room for what is written at a time");
+
+enum { PASS_BEGIN, PASS_METADATA, PASS_INDEX, PASS_DATA };
+
+static size_t state_count(const struct stream *stream) {
+    return stream->items != NULL ? stream->count : stream->state != NULL;
+}
+
+static const struct layer_state *state_at(const struct job *job, size_t index) {
+    return job->stream.items != NULL ? job->stream.items[index].state : job->stream.state;
+}
+
+static const char *name_at(const struct job *job, size_t index) {
+    return job->stream.items != NULL ? job->stream.items[index].layer->name : job->name;
+}
+
+// What stands before the states of a pass.
+static void begin_pass(struct job *job) {
+    struct stream *const stream = &job->stream;
+    struct buffer *const out = &job->reply.body;
+    stream->next = 0;
+    switch (stream->pass++) {
+    case PASS_BEGIN: safetensors_begin(&stream->file, out); break;
+    case PASS_METADATA: safetensors_begin_index(&stream->file, out); break;
+    case PASS_INDEX: safetensors_begin_data(&stream->file, out); break;
+    default: stream->complete = true; break;
+    }
+}
+
+static void file_piece(struct job *job) {
+    struct stream *const stream = &job->stream;
+    struct buffer *const out = &job->reply.body;
+    if (stream->pass == PASS_BEGIN || stream->next == state_count(stream)) {
+        begin_pass(job);
+        return;
+    }
+    const char *const name = name_at(job, stream->next);
+    const struct msg_state_view view = layer_view(state_at(job, stream->next));
+    switch (stream->pass) {
+    case PASS_METADATA: safetensors_metadata(&stream->file, out, name, &view); break;
+    case PASS_INDEX: safetensors_index(&stream->file, out, name, &view); break;
+    default:
+        if (!safetensors_data(out, &view, &stream->value)) return;
+        stream->value = 0;
+        if (stream->items != NULL) let_go(job, &stream->items[stream->next]);
+        break;
+    }
+    stream->next++;
+}
+
+// False where the file would be one that readers refuse.
+static bool measure(struct job *job) {
+    struct stream *const stream = &job->stream;
+    if (job->forms.writes != CODEC_SAFETENSORS) return true;
+    for (size_t i = 0; i < state_count(stream); i++) {
+        const struct msg_state_view view = layer_view(state_at(job, i));
+        safetensors_measure(&stream->file, name_at(job, i), &view);
+    }
+    return stream->file.header <= SAFETENSORS_READABLE - sizeof(uint64_t) ||
+           msg_fail(&job->error, MSG_NOT_ACCEPTABLE, NULL,
+                    "a safetensors file cannot name so many layers; take them in parts (prefix), or as JSON");
+}
+
+// ---- replies
 
 // Fills the rest of the piece.
 static void fill(struct job *job) {
     struct stream *const stream = &job->stream;
     struct buffer *const out = &job->reply.body;
     while (!stream->complete && out->capacity - out->size >= JSON_PIECE_MIN) {
-        if (stream->items != NULL) {
-            snapshot_piece(job);
-        } else if (state_piece(job, stream->state)) {
-            json_end_state(out);
-            stream->complete = true;
-        }
+        (job->forms.writes == CODEC_SAFETENSORS ? file_piece : json_piece)(job);
     }
     if (stream->complete) stream_free(job);
 }
@@ -96,13 +175,14 @@ static enum job_result reply(struct job *job, int status) {
 
 enum job_result stream_state(struct job *job, const struct layer_state *state) {
     job->stream.state = state;
-    return reply(job, 200);
+    return measure(job) ? reply(job, 200) : JOB_REPLY;
 }
 
 // A 304 may leave out the length that a 200 would have but must not tell another one, and libmicrohttpd leaves it out
 // only where it closes the connection. A piece is encoded in less time than a client takes to connect anew.
 enum job_result stream_unchanged(struct job *job, const struct layer_state *state) {
     job->stream.state = state;
+    if (!measure(job)) return JOB_REPLY;
     if (state_room(&state->config) <= PIECE) return stream_reserve(job, &state->config) ? reply(job, 304) : JOB_REPLY;
     job->reply.more = next_piece;
     return reply_with(job, 304, true);
@@ -119,8 +199,8 @@ enum job_result stream_snapshot(struct job *job, const char *prefix) {
         room += state_room(&stream->items[i].state->config);
         held += layer_state_size(stream->items[i].state);
     }
-    if (!reserve(job, room, held)) return JOB_REPLY;
-    json_begin_snapshot(&job->reply.body);
+    if (!measure(job) || !reserve(job, room, held)) return JOB_REPLY;
+    if (job->forms.writes == CODEC_JSON) json_begin_snapshot(&job->reply.body);
     return reply(job, 200);
 }
 
