@@ -105,6 +105,20 @@ curl -sS -X PUT "$NORMD/v1/layers/cookbook.raw" -d '{"num_features": 2}' | shows
 curl -sS "$NORMD/v1/layers/cookbook.raw/inference" \
     -d '{"x": {"shape": [1,2], "dtype": "f32", "base64": "AACAPwAAAEA="}}' | shows '"dtype":"f32","base64":"'
 
+recipe 'A NumPy file as it is, numpy.save("x.npy", x); printf stands in for Python here. The reply is y as such a file.'
+{
+    printf '\223NUMPY\001\000\166\000'
+    printf '%-117s\n' "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2), }"
+    printf '\000\000\200?\000\000\000@' # 1 and 2
+} >x.npy
+curl -sS "$NORMD/v1/layers/cookbook.raw/inference" --data-binary @x.npy -o y.npy -D head.txt
+tr -d '\r' <head.txt | shows 'Content-Type: application/x-npy' 'Normd-Version: 1'
+head -c 127 y.npy | tail -c +11 | shows "'descr': '<f4'" "'shape': (1, 2)"
+
+recipe 'The same, with an option in the query and the reply in JSON. bf16 has no dtype in NumPy: ?dtype=bf16 for |V2.'
+curl -sS "$NORMD/v1/layers/cookbook.raw/inference?activation=relu" -H 'Content-Type: application/x-npy' \
+    -H 'Accept: application/json' --data-binary @x.npy | shows '{"y":[[0.9999' '"version":1}'
+
 recipe 'A batch that is large, from a pipe, without -d reading it into the command line.'
 printf '{"x": [[1,2],[3,4]]}' |
     curl -sS "$NORMD/v1/layers/cookbook.raw/train-forward" -H 'Content-Type: application/json' --data-binary @- |
@@ -122,6 +136,14 @@ curl -sS -X PUT "$NORMD/v1/snapshot" -H 'Content-Type: application/json' --data-
     shows '{"layers":{' '"cookbook.people":' '"ignored":[]}'
 curl -sS "$NORMD/v1/snapshot?prefix=cookbook." | sed 's/"version":[0-9]*/"version":0/g' >after.json
 sed 's/"version":[0-9]*/"version":0/g' snapshot.json | cmp - after.json
+
+recipe 'A snapshot for PyTorch: load_state_dict(safetensors.torch.load_file("snapshot.safetensors"), strict=True).'
+curl -sS "$NORMD/v1/snapshot?prefix=cookbook." -H 'Accept: application/vnd.safetensors' -o snapshot.safetensors
+tail -c +9 snapshot.safetensors | head -c 600 | shows '{"__metadata__":{"cookbook.images":"{' 'num_features'
+
+recipe 'And back. A checkpoint of PyTorch loads in the same way: what is no batch normalization is listed as ignored.'
+curl -sS -X PUT "$NORMD/v1/snapshot" -H 'Content-Type: application/vnd.safetensors' \
+    --data-binary @snapshot.safetensors | shows '"cookbook.images":' '"cookbook.people":' '"ignored":[]}'
 
 recipe 'Set a part of the state by hand.'
 curl -sS -X PATCH "$NORMD/v1/layers/cookbook.people/state" -d '{"gamma": [2, 2, 0.5]}' | shows '"gamma":[2,2,0.5]'
