@@ -58,9 +58,12 @@ static struct bn_cut cut_columns(struct bn_shape shape, enum bn_layout layout, s
     };
 }
 
-// Rows of a tensor whose channels do not fill lanes, joined to longer ones.
+// Rows of a tensor whose channels do not fill lanes, joined to longer ones: to a multiple of the lanes if there is one,
+// so that in an aligned tensor every row is.
 static struct bn_cut cut_joined(struct bn_shape shape) {
-    const size_t join = BN_SPREAD_COLUMNS / shape.channels;
+    const size_t even = BN_LANES / (shape.channels & -shape.channels);
+    size_t join = BN_SPREAD_COLUMNS / shape.channels;
+    if (join > even) join -= join % even;
     struct bn_cut cut = cut_columns(shape, BN_JOINED, shape.channels, JOINED_ROWS * join);
     cut.join = join;
     return cut;
