@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "blocks.h"
 
+#include <string.h>
+
 enum {
     SEGMENT = 4096,         // elements of a run's row, at most
     RUN_ROWS = 5,           // of a block of runs
@@ -119,29 +121,31 @@ size_t bn_block_views(struct bn_view views[2], const struct bn_cut *cut, const s
     return count;
 }
 
-// Copies of a channel's number side by side, and copies of the whole vector one after another.
-static size_t beside(const struct bn_cut *cut) {
-    return cut->layout == BN_PLANES ? cut->shape.inner : 1;
-}
-
+// Copies of the whole vector of channels one after another.
 static size_t repeats(const struct bn_cut *cut, const struct bn_block *block) {
     return cut->layout == BN_JOINED ? bn_min(cut->join, block->rows.rows) : 1;
 }
 
 void bn_spread_floats(float *columns, const float *channels, const struct bn_cut *cut, const struct bn_block *block) {
-    for (size_t r = 0; r < repeats(cut, block); r++) {
-        for (size_t c = 0; c < block->channels; c++) {
-            for (size_t i = 0; i < beside(cut); i++) *columns++ = channels[c];
-        }
+    const size_t n = block->channels, inner = cut->shape.inner, vectors = repeats(cut, block);
+    if (inner == 1) {
+        for (size_t r = 0; r < vectors; r++) memcpy(columns + r * n, channels, n * sizeof *columns);
+        return;
+    }
+    for (size_t c = 0; c < n; c++) {
+        for (size_t i = 0; i < inner; i++) columns[c * inner + i] = channels[c];
     }
 }
 
 void bn_spread_doubles(double *columns, const double *channels, const struct bn_cut *cut,
                        const struct bn_block *block) {
-    for (size_t r = 0; r < repeats(cut, block); r++) {
-        for (size_t c = 0; c < block->channels; c++) {
-            for (size_t i = 0; i < beside(cut); i++) *columns++ = channels[c];
-        }
+    const size_t n = block->channels, inner = cut->shape.inner, vectors = repeats(cut, block);
+    if (inner == 1) {
+        for (size_t r = 0; r < vectors; r++) memcpy(columns + r * n, channels, n * sizeof *columns);
+        return;
+    }
+    for (size_t c = 0; c < n; c++) {
+        for (size_t i = 0; i < inner; i++) columns[c * inner + i] = channels[c];
     }
 }
 
@@ -162,7 +166,8 @@ void bn_fold(double *channels, const double *columns, const struct bn_cut *cut, 
     const size_t inner = cut->shape.inner;
     for (size_t c = 0; c < block->channels; c++)
         channels[c] = cut->layout == BN_PLANES ? fold_plane(columns + c * inner, inner) : columns[c];
-    for (size_t r = 1; r < repeats(cut, block); r++) {
+    const size_t vectors = repeats(cut, block);
+    for (size_t r = 1; r < vectors; r++) {
         for (size_t c = 0; c < block->channels; c++) channels[c] += columns[r * block->channels + c];
     }
 }
