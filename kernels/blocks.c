@@ -47,6 +47,18 @@ static struct bn_cut cut_runs(struct bn_shape shape) {
     };
 }
 
+// The same where there is one plane, so that it has rows to be taken in turn: most of it, in blocks of RUN_ROWS
+// stretches.
+static struct bn_cut cut_plane(struct bn_shape shape) {
+    const size_t blocks = bn_divide_up(shape.inner, RUN_ROWS * SEGMENT);
+    struct bn_cut cut = cut_runs(shape);
+    cut.length = shape.inner / (blocks * RUN_ROWS * BN_CHUNK) * BN_CHUNK;
+    cut.folded = shape.inner / (RUN_ROWS * cut.length);
+    cut.segments = cut.folded + bn_divide_up(shape.inner - cut.folded * RUN_ROWS * cut.length, cut.length);
+    cut.places = cut.segments;
+    return cut;
+}
+
 static struct bn_cut cut_columns(struct bn_shape shape, enum bn_layout layout, size_t unit_channels, size_t rows) {
     return (struct bn_cut){
         .shape = shape,
@@ -73,8 +85,10 @@ static struct bn_cut cut_joined(struct bn_shape shape) {
 
 struct bn_cut bn_cut_of(struct bn_shape shape) {
     // A lone channel is one plane, whatever its axes.
-    if (shape.channels == 1) return cut_runs((struct bn_shape){1, 1, shape.outer * shape.inner});
-    if (shape.inner > SHORT_PLANE) return cut_runs(shape);
+    const bool lone = shape.channels == 1;
+    if (lone) shape = (struct bn_shape){1, 1, shape.outer * shape.inner};
+    if (shape.outer == 1 && shape.inner > SEGMENT) return cut_plane(shape);
+    if (lone || shape.inner > SHORT_PLANE) return cut_runs(shape);
     if (shape.inner > 1) return cut_columns(shape, BN_PLANES, PLANES_TILE / shape.inner, COLUMN_ROWS);
     if (shape.channels % BN_LANES != 0 && shape.channels <= BN_SPREAD_COLUMNS / 2) return cut_joined(shape);
     const size_t tile = bn_min(shape.channels, BN_UNIT_CHANNELS);
@@ -96,13 +110,23 @@ struct bn_block bn_cut_rows(const struct bn_cut *cut, size_t unit, size_t first,
     };
 }
 
-struct bn_block bn_cut_block(const struct bn_cut *cut, size_t unit, size_t place) {
-    struct bn_block block = bn_cut_rows(cut, unit, place / cut->segments * cut->rows, cut->rows);
-    if (cut->segments == 1) return block;
-    const size_t first = place % cut->segments * cut->length;
+struct bn_block bn_block_part(struct bn_block block, size_t first, size_t length) {
     block.offset += first;
-    block.rows.length = bn_min(cut->length, cut->shape.inner - first);
+    block.rows.length = bn_min(length, block.rows.length - first);
     return block;
+}
+
+struct bn_block bn_cut_block(const struct bn_cut *cut, size_t unit, size_t place) {
+    const struct bn_block rows = bn_cut_rows(cut, unit, place / cut->segments * cut->rows, cut->rows);
+    if (cut->segments == 1) return rows;
+    const size_t segment = place % cut->segments, fold = cut->rows * cut->length;
+    if (cut->folded == 0) return bn_block_part(rows, segment * cut->length, cut->length);
+    if (segment >= cut->folded)
+        return bn_block_part(rows, cut->folded * fold + (segment - cut->folded) * cut->length, cut->length);
+    struct bn_block folded = bn_block_part(rows, segment * fold, cut->length);
+    folded.rows.rows = cut->rows;
+    folded.rows.stride = cut->length;
+    return folded;
 }
 
 size_t bn_cut_values(const struct bn_cut *cut, size_t place) {

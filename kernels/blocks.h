@@ -41,6 +41,8 @@ struct bn_cut {
     size_t length;   // RUNS: of a segment, at most
     size_t join;     // JOINED: rows of the tensor that are one row of columns; otherwise 1
     size_t segments; // RUNS: that each plane is cut into
+    size_t folded;   // RUNS of one plane: segments that `rows` stretches of `length`, one after another, make up; the
+                     // others are one stretch
     size_t places;   // blocks of each unit, in merge order: after rows, then segments
 };
 
@@ -65,6 +67,9 @@ struct bn_block bn_cut_block(const struct bn_cut *cut, size_t unit, size_t place
 
 // Rows [first, first + rows) of a unit, whole.
 struct bn_block bn_cut_rows(const struct bn_cut *cut, size_t unit, size_t first, size_t rows);
+
+// Elements [first, first + length) of each row of a block, or to the end of it.
+struct bn_block bn_block_part(struct bn_block block, size_t first, size_t length);
 
 // Values per channel in the blocks at `place`.
 size_t bn_cut_values(const struct bn_cut *cut, size_t place);

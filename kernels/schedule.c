@@ -20,7 +20,10 @@ struct call {
     double *a, *b; // [place][channel]; the pass's own where there is one place
     size_t task_elements;
     size_t per_task;
-    size_t chunk_rows; // rows of a unit that are one block of elements
+    // A block of elements: rows of a unit, or a part of each where a few rows are a task already.
+    size_t chunk_rows;
+    size_t chunk_length;
+    size_t chunks_per_row;
 };
 
 static size_t elements_of(const struct call *call) {
@@ -120,16 +123,23 @@ static enum bn_status run_sums(struct call *call, struct bn_pool *pool) {
 }
 
 static size_t chunks(const struct call *call) {
-    return bn_divide_up(call->pass->cut.shape.outer, call->chunk_rows);
+    const struct bn_cut *const cut = &call->pass->cut;
+    return bn_divide_up(cut->shape.outer, call->chunk_rows) * call->chunks_per_row * cut->units;
+}
+
+static struct bn_block chunk_at(const struct call *call, size_t i) {
+    const struct bn_cut *const cut = &call->pass->cut;
+    const size_t unit = i % cut->units, part = i / cut->units % call->chunks_per_row;
+    const size_t rows = i / cut->units / call->chunks_per_row;
+    return bn_block_part(bn_cut_rows(cut, unit, rows * call->chunk_rows, call->chunk_rows), part * call->chunk_length,
+                         call->chunk_length);
 }
 
 static void elements_task(void *context, size_t i) {
     const struct call *const call = context;
-    const struct bn_cut *const cut = &call->pass->cut;
-    const size_t end = bn_min((i + 1) * call->per_task, chunks(call) * cut->units);
+    const size_t end = bn_min((i + 1) * call->per_task, chunks(call));
     for (size_t j = i * call->per_task; j < end; j++) {
-        const struct bn_block block =
-            bn_cut_rows(cut, j % cut->units, j / cut->units * call->chunk_rows, call->chunk_rows);
+        const struct bn_block block = chunk_at(call, j);
         call->pass->apply(call->pass->context, &block);
     }
 }
@@ -140,7 +150,10 @@ static void run_elements(struct call *call, struct bn_pool *pool) {
     call->chunk_rows = bn_divide_up(bn_divide_up(call->task_elements, row), cut->join) * cut->join;
     // What is spread over columns should serve many rows.
     if (bn_cut_spreads(cut)) call->chunk_rows = bn_max(call->chunk_rows, SPREAD_ROWS * cut->join);
-    share_out(call, chunks(call) * cut->units, elements_of(call), elements_task, pool);
+    call->chunks_per_row = cut->layout == BN_RUNS ? bn_max(row / call->task_elements, 1) : 1;
+    call->chunk_length = bn_divide_up(bn_divide_up(row, call->chunks_per_row), BN_CHUNK) * BN_CHUNK;
+    call->chunks_per_row = bn_divide_up(row, call->chunk_length);
+    share_out(call, chunks(call), elements_of(call), elements_task, pool);
 }
 
 // ---- the choice

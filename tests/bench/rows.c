@@ -21,7 +21,9 @@ static const struct shape {
     {{32, 64}, 2, false},           {{256, 1024}, 2, false},
     {{1024, 256}, 2, false},        {{4096, 64}, 2, false},
     {{4096, 1000}, 2, false},       {{4096, 1024}, 2, false},
-    {{65536, 64}, 2, true},         {{4096, 4096}, 2, false},
+    {{65536, 64}, 2, true},         {{65536, 100}, 2, false},
+    {{4096, 4096}, 2, false},       {{4194304, 1}, 2, false},
+    {{1, 64, 256, 256}, 4, false}, // one plane for each channel, and one channel
 };
 enum { SHAPES = sizeof shapes / sizeof shapes[0] };
 
