@@ -176,6 +176,7 @@ $(call programs,$(TEST_C) $(BENCH)): $(BUILD)/%: $(BUILD)/%.o $(BUILD)/ldflags $
 	$(Q)$(LINK) $(LINK_LIBS) -lm -pthread
 $(call programs,$(TEST_KERNELS)): $(call helpers,kernels) $(LIB_KERNELS)
 $(call programs,$(TEST_KERNELS)): LINK_LIBS = -lcmocka
+$(BUILD)/tests/kernels/test_memory: LINK_LIBS += -Wl,--wrap=malloc
 $(call programs,$(TEST_PROTO)): $(call helpers,proto) $(LIB_PROTO) $(LIB_KERNELS)
 $(call programs,$(TEST_PROTO)): LINK_LIBS = -lcmocka -ljansson -lz
 $(BUILD)/tests/proto/test_buffer: LINK_LIBS += -Wl,--wrap=realloc

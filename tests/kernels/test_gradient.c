@@ -212,6 +212,26 @@ static void expect_status(enum bn_status expected, struct bn_shape shape, enum b
     if (expected == BN_OK) assert_int_equal(sums.count, 0);
 }
 
+// A gradient that overflowed upstream: its channel's sums and dx say so, and other channels are not touched.
+static void test_infinite_dout(void **state) {
+    (void)state;
+    const float x[] = {1, 2, 3, 4, 5, 7}, dout[] = {1, INFINITY, 1, 2, 1, 3};
+    const double mean[] = {3, 13 / 3.0}, var[] = {8 / 3.0, 38 / 9.0}, zero[] = {0, 0};
+    const double *const mean_los[] = {NULL, zero};
+    for (size_t i = 0; i < COUNT(mean_los); i++) {
+        const struct bn_norm norm = {.mean = mean, .mean_lo = mean_los[i], .var = var, .eps = 1e-5};
+        float dx[6];
+        double dgamma[2], dbeta[2];
+        const struct bn_gradients gradients = {.dx = dx, .dgamma = dgamma, .dbeta = dbeta};
+        assert_int_equal(bn_backward(&gradients, dout, x, BN_F32, (struct bn_shape){3, 2, 1}, &norm, NULL, NULL),
+                         BN_OK);
+        assert_true(dbeta[0] == 3 && dbeta[1] == INFINITY);
+        assert_true(dgamma[0] == 0 && dgamma[1] == -INFINITY);
+        assert_true(dx[0] == 0 && dx[2] == 0 && dx[4] == 0);
+        assert_true(isnan(dx[1]) && !isfinite(dx[3]) && !isfinite(dx[5]));
+    }
+}
+
 static void test_empty_and_bad_shapes(void **state) {
     (void)state;
     const struct bn_shape empty[] = {{0, 2, 3}, {3, 2, 0}, {0, 2, 1}};
@@ -239,11 +259,9 @@ static int report_worst(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_accuracy),
-        cmocka_unit_test(test_large_tensors),
-        cmocka_unit_test(test_finite_differences),
-        cmocka_unit_test(test_absent_arrays),
-        cmocka_unit_test(test_empty_and_bad_shapes),
+        cmocka_unit_test(test_accuracy),           cmocka_unit_test(test_large_tensors),
+        cmocka_unit_test(test_finite_differences), cmocka_unit_test(test_absent_arrays),
+        cmocka_unit_test(test_infinite_dout),      cmocka_unit_test(test_empty_and_bad_shapes),
     };
     return cmocka_run_group_tests(tests, NULL, report_worst);
 }
