@@ -98,6 +98,10 @@ void bn_spread_doubles(double *columns, const double *channels, const struct bn_
 // a tree. Joined rows: one after another.
 void bn_fold(double *channels, const double *columns, const struct bn_cut *cut, const struct bn_block *block);
 
+static inline void bn_add(double *to, const double *from, size_t n) {
+    for (size_t i = 0; i < n; i++) to[i] += from[i];
+}
+
 // Values per channel in a block.
 static inline size_t bn_block_values(const struct bn_block *block) {
     return block->rows.rows * (block->rows.length / block->channels);

@@ -70,10 +70,6 @@ static void view_sums(const struct forward *f, const struct bn_view *view, const
     f->slots->sums_columns(sum, sumsq, bn_element(f->whole.x, f->dtype, view->offset), view->rows, pivots);
 }
 
-static void add(double *to, const double *from, size_t n) {
-    for (size_t i = 0; i < n; i++) to[i] += from[i];
-}
-
 static void spread_sums(const struct forward *f, const struct bn_block *block, const void *pivots, double *sum,
                         double *sumsq) {
     BN_SCRATCH double columns[2][BN_SPREAD_COLUMNS], more[2][BN_SPREAD_COLUMNS];
@@ -82,8 +78,8 @@ static void spread_sums(const struct forward *f, const struct bn_block *block, c
     view_sums(f, &views[0], pivots, columns[0], columns[1]);
     if (count == 2) {
         view_sums(f, &views[1], pivots, more[0], more[1]);
-        add(columns[0], more[0], views[1].rows.length);
-        add(columns[1], more[1], views[1].rows.length);
+        bn_add(columns[0], more[0], views[1].rows.length);
+        bn_add(columns[1], more[1], views[1].rows.length);
     }
     bn_fold(sum, columns[0], &f->cut, block);
     bn_fold(sumsq, columns[1], &f->cut, block);
@@ -190,21 +186,12 @@ static void normalize_block(void *context, const struct bn_block *block) {
     struct bn_view views[2];
     const size_t count = bn_block_views(views, &f->cut, block);
     for (size_t i = 0; i < count; i++) {
-        struct bn_operands op = f->whole;
-        op.x = bn_element(op.x, f->dtype, views[i].offset);
-        op.z = bn_element(op.z, f->dtype, views[i].offset);
-        op.y = bn_element_out(op.y, f->dtype, views[i].offset);
+        const struct bn_operands op = bn_operands_at(&f->whole, f->dtype, views[i].offset);
         if (f->cut.layout == BN_RUNS)
             f->slots->normalize_run(&op, views[i].rows, &k);
         else
             f->slots->normalize_columns(&op, views[i].rows, &k);
     }
-}
-
-static void set_post(struct bn_operands *op, const struct bn_post *post) {
-    if (!post) return;
-    op->z = post->residual;
-    op->relu = post->activation == BN_RELU;
 }
 
 static enum bn_status run(struct forward *f, struct bn_shape shape, struct bn_pool *pool) {
@@ -257,7 +244,7 @@ enum bn_status bn_normalize(void *y, const void *x, enum bn_dtype dtype, struct 
     if (!bn_shape_valid(shape, dtype)) return BN_BAD_SHAPE;
     if (bn_shape_elements(shape) == 0) return BN_OK;
     struct forward f = {.dtype = dtype, .norm = *norm, .whole = {.x = x, .y = y}};
-    set_post(&f.whole, post);
+    bn_operands_set_post(&f.whole, post);
     return run(&f, shape, pool);
 }
 
@@ -269,6 +256,6 @@ enum bn_status bn_train_forward(void *y, struct bn_stats *stats, const void *x, 
     struct forward f = {.dtype = dtype, .stats = stats, .norm = {.gamma = gamma, .beta = beta, .eps = eps}};
     f.whole.x = x;
     f.whole.y = y;
-    set_post(&f.whole, post);
+    bn_operands_set_post(&f.whole, post);
     return run(&f, shape, pool);
 }

@@ -121,3 +121,24 @@ double bn_value(const void *x, enum bn_dtype dtype, size_t index) {
     }
     return NAN;
 }
+
+static void *element_out(void *y, enum bn_dtype dtype, size_t index) {
+    return y ? (char *)y + index * bn_dtype_size(dtype) : NULL;
+}
+
+struct bn_operands bn_operands_at(const struct bn_operands *whole, enum bn_dtype dtype, size_t index) {
+    struct bn_operands op = *whole;
+    op.x = bn_element(op.x, dtype, index);
+    op.z = bn_element(op.z, dtype, index);
+    op.dy = bn_element(op.dy, dtype, index);
+    op.y = element_out(op.y, dtype, index);
+    op.dx = element_out(op.dx, dtype, index);
+    op.dz = element_out(op.dz, dtype, index);
+    return op;
+}
+
+void bn_operands_set_post(struct bn_operands *whole, const struct bn_post *post) {
+    if (!post) return;
+    whole->z = post->residual;
+    whole->relu = post->activation == BN_RELU;
+}

@@ -88,8 +88,10 @@ static inline const void *bn_element(const void *x, enum bn_dtype dtype, size_t 
     return x ? (const char *)x + index * bn_dtype_size(dtype) : NULL;
 }
 
-static inline void *bn_element_out(void *y, enum bn_dtype dtype, size_t index) {
-    return y ? (char *)y + index * bn_dtype_size(dtype) : NULL;
-}
+// The tensors of a call, given those at their first elements, at element `index`.
+struct bn_operands bn_operands_at(const struct bn_operands *whole, enum bn_dtype dtype, size_t index);
+
+// Sets what follows the normalization; post may be NULL.
+void bn_operands_set_post(struct bn_operands *whole, const struct bn_post *post);
 
 #endif

@@ -23,33 +23,19 @@ struct backward {
 
 // ---- sums
 
-static struct bn_operands operands_at(const struct backward *b, size_t offset) {
-    struct bn_operands op = b->whole;
-    op.x = bn_element(op.x, b->dtype, offset);
-    op.z = bn_element(op.z, b->dtype, offset);
-    op.dy = bn_element(op.dy, b->dtype, offset);
-    op.dx = bn_element_out(op.dx, b->dtype, offset);
-    op.dz = bn_element_out(op.dz, b->dtype, offset);
-    return op;
-}
-
-static void add(double *to, const double *from, size_t n) {
-    for (size_t i = 0; i < n; i++) to[i] += from[i];
-}
-
 static void spread_sums(const struct backward *b, const struct bn_block *block, const struct bn_coefficients *k,
                         double *dy, double *dy_d) {
     BN_SCRATCH double mean[BN_SPREAD_COLUMNS], columns[2][BN_SPREAD_COLUMNS], more[2][BN_SPREAD_COLUMNS];
     struct bn_view views[2];
     const size_t count = bn_block_views(views, &b->cut, block);
     bn_spread_doubles(mean, b->norm->mean + block->channel, &b->cut, block);
-    struct bn_operands op = operands_at(b, views[0].offset);
+    struct bn_operands op = bn_operands_at(&b->whole, b->dtype, views[0].offset);
     b->slots->grad_sums_columns(columns[0], columns[1], &op, views[0].rows, mean, k);
     if (count == 2) {
-        op = operands_at(b, views[1].offset);
+        op = bn_operands_at(&b->whole, b->dtype, views[1].offset);
         b->slots->grad_sums_columns(more[0], more[1], &op, views[1].rows, mean, k);
-        add(columns[0], more[0], views[1].rows.length);
-        add(columns[1], more[1], views[1].rows.length);
+        bn_add(columns[0], more[0], views[1].rows.length);
+        bn_add(columns[1], more[1], views[1].rows.length);
     }
     bn_fold(dy, columns[0], &b->cut, block);
     bn_fold(dy_d, columns[1], &b->cut, block);
@@ -59,7 +45,7 @@ static void spread_sums(const struct backward *b, const struct bn_block *block, 
 static void sums_of_block(void *context, const struct bn_block *block, double *dy, double *dy_d) {
     const struct backward *const b = context;
     const double *const mean = b->norm->mean + block->channel;
-    const struct bn_operands op = operands_at(b, block->offset);
+    const struct bn_operands op = bn_operands_at(&b->whole, b->dtype, block->offset);
     BN_SCRATCH struct bn_spread spread;
     struct bn_coefficients k = {0};
     if (op.relu) k = bn_table_of_block(b->table, BN_SHIFT, &b->cut, block, &spread);
@@ -79,8 +65,8 @@ static void add_sums(double *dy, double *dy_d, double n, const double *more_dy, 
                      size_t channels) {
     (void)n;
     (void)more_n;
-    add(dy, more_dy, channels);
-    add(dy_d, more_dy_d, channels);
+    bn_add(dy, more_dy, channels);
+    bn_add(dy_d, more_dy_d, channels);
 }
 
 void bn_gradient_sums_merge(struct bn_gradient_sums *into, const struct bn_gradient_sums *more, size_t channels) {
@@ -122,7 +108,7 @@ static void gradient_of_block(void *context, const struct bn_block *block) {
     struct bn_view views[2];
     const size_t count = bn_block_views(views, &b->cut, block);
     for (size_t i = 0; i < count; i++) {
-        const struct bn_operands op = operands_at(b, views[i].offset);
+        const struct bn_operands op = bn_operands_at(&b->whole, b->dtype, views[i].offset);
         if (b->cut.layout == BN_RUNS)
             b->slots->grad_run(&op, views[i].rows, &k);
         else
@@ -131,12 +117,6 @@ static void gradient_of_block(void *context, const struct bn_block *block) {
 }
 
 // ---- the calls
-
-static void set_post(struct backward *b, const struct bn_post *post) {
-    if (!post) return;
-    b->whole.z = post->residual;
-    b->whole.relu = post->activation == BN_RELU;
-}
 
 static enum bn_status run(struct backward *b, struct bn_shape shape, struct bn_pool *pool) {
     b->slots = tier_slots(b->dtype);
@@ -177,7 +157,7 @@ enum bn_status bn_gradient_sums(struct bn_gradient_sums *sums, const void *dout,
         return BN_OK;
     }
     struct backward b = {.dtype = dtype, .norm = norm, .whole = {.x = x, .dy = dout}, .sums = *sums};
-    set_post(&b, post);
+    bn_operands_set_post(&b.whole, post);
     return run(&b, shape, pool);
 }
 
@@ -191,7 +171,7 @@ enum bn_status bn_gradient_apply(const struct bn_gradients *gradients, const voi
     b.whole = (struct bn_operands){
         .x = x, .dy = dout, .dx = gradients->dx, .dz = gradients->dresidual, .frozen = sums == NULL};
     if (sums) b.sums = *sums;
-    set_post(&b, post);
+    bn_operands_set_post(&b.whole, post);
     return run(&b, shape, pool);
 }
 
@@ -209,7 +189,7 @@ static enum bn_status backward(const struct bn_gradients *gradients, const void 
     struct backward b = {.dtype = dtype, .norm = norm, .sums = sums};
     b.whole =
         (struct bn_operands){.x = x, .dy = dout, .dx = gradients->dx, .dz = gradients->dresidual, .frozen = frozen};
-    set_post(&b, post);
+    bn_operands_set_post(&b.whole, post);
     const enum bn_status status = run(&b, shape, pool);
     if (status == BN_OK) bn_gradient_affine(gradients->dgamma, gradients->dbeta, &sums, norm, channels);
     return status;
