@@ -10,7 +10,7 @@ enum {
     COLUMN_BLOCK = 1 << 17, // elements of a block of columns that has no more than LEAST_ROWS
     LEAST_ROWS = 128,
     SHORT_PLANE = 256, // elements; planes up to here are columns
-    PLANES_TILE = 784, // elements of a unit of planes: 16 planes of 7 x 7, 4 of 14 x 14
+    PLANES_TILE = 1568, // elements of a unit of planes: 32 planes of 7 x 7, 8 of 14 x 14
     JOINED_ROWS = 64,  // of a block, each of many of the tensor
 };
 
@@ -76,7 +76,7 @@ static struct bn_cut cut_columns(struct bn_shape shape, enum bn_layout layout, s
 // so that in an aligned tensor every row is.
 static struct bn_cut cut_joined(struct bn_shape shape) {
     const size_t even = BN_LANES / (shape.channels & -shape.channels);
-    size_t join = BN_SPREAD_COLUMNS / shape.channels;
+    size_t join = BN_JOINED_COLUMNS / shape.channels;
     if (join > even) join -= join % even;
     struct bn_cut cut = cut_columns(shape, BN_JOINED, shape.channels, JOINED_ROWS * join);
     cut.join = join;
@@ -90,7 +90,7 @@ struct bn_cut bn_cut_of(struct bn_shape shape) {
     if (shape.outer == 1 && shape.inner > SEGMENT) return cut_plane(shape);
     if (lone || shape.inner > SHORT_PLANE) return cut_runs(shape);
     if (shape.inner > 1) return cut_columns(shape, BN_PLANES, PLANES_TILE / shape.inner, COLUMN_ROWS);
-    if (shape.channels % BN_LANES != 0 && shape.channels <= BN_SPREAD_COLUMNS / 2) return cut_joined(shape);
+    if (shape.channels % BN_LANES != 0 && shape.channels <= BN_JOINED_COLUMNS / 2) return cut_joined(shape);
     const size_t tile = bn_min(shape.channels, BN_UNIT_CHANNELS);
     const size_t rows = bn_min(bn_max(COLUMN_BLOCK / tile, LEAST_ROWS), COLUMN_ROWS);
     return cut_columns(shape, BN_COLUMNS, tile, rows);

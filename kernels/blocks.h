@@ -15,7 +15,8 @@
 
 enum {
     BN_UNIT_CHANNELS = 2048,  // of a unit, at most
-    BN_SPREAD_COLUMNS = 1024, // elements side by side in a unit of planes or joined rows, at most
+    BN_SPREAD_COLUMNS = 2048, // elements side by side in a unit of planes or joined rows, at most
+    BN_JOINED_COLUMNS = 1024, // in one of joined rows
 };
 
 // For large scratch arrays: the build zeroes automatic variables, which would cost more than a small call does.

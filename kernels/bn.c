@@ -72,7 +72,7 @@ static void view_sums(const struct forward *f, const struct bn_view *view, const
 
 static void spread_sums(const struct forward *f, const struct bn_block *block, const void *pivots, double *sum,
                         double *sumsq) {
-    BN_SCRATCH double columns[2][BN_SPREAD_COLUMNS], more[2][BN_SPREAD_COLUMNS];
+    BN_SCRATCH double columns[2][BN_SPREAD_COLUMNS], more[2][BN_JOINED_COLUMNS];
     struct bn_view views[2];
     const size_t count = bn_block_views(views, &f->cut, block);
     view_sums(f, &views[0], pivots, columns[0], columns[1]);

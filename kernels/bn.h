@@ -17,7 +17,7 @@
 // busy, or whose tensor is small, runs on the calling thread alone. A NULL pool means the calling thread alone. The
 // bits of every result depend on the shape and the values only: not on the pool, its size or what else runs on it, nor
 // on the tier (the sign and payload of a NaN excepted), in the default floating-point environment. A call needs up to
-// 160 KiB of the caller's stack.
+// 224 KiB of the caller's stack.
 #ifndef NORMD_KERNELS_BN_H
 #define NORMD_KERNELS_BN_H
 

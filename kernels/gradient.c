@@ -25,7 +25,7 @@ struct backward {
 
 static void spread_sums(const struct backward *b, const struct bn_block *block, const struct bn_coefficients *k,
                         double *dy, double *dy_d) {
-    BN_SCRATCH double mean[BN_SPREAD_COLUMNS], columns[2][BN_SPREAD_COLUMNS], more[2][BN_SPREAD_COLUMNS];
+    BN_SCRATCH double mean[BN_SPREAD_COLUMNS], columns[2][BN_SPREAD_COLUMNS], more[2][BN_JOINED_COLUMNS];
     struct bn_view views[2];
     const size_t count = bn_block_views(views, &b->cut, block);
     bn_spread_doubles(mean, b->norm->mean + block->channel, &b->cut, block);

@@ -145,7 +145,7 @@ static void stop_threads(struct bn_pool *pool, unsigned started) {
     free(pool);
 }
 
-// More than any task needs (some 130 KiB), whatever the system's default is.
+// More than any task needs (some 200 KiB), whatever the system's default is.
 enum { STACK_BYTES = 1 << 20 };
 
 // Returns how many of the pool's threads could be started. They block every signal: signals are the program's.

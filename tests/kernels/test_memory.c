@@ -108,8 +108,8 @@ static void test_no_memory(void **state) {
     bn_pool_free(&pool);
 }
 
-// 160 KiB, what glibc keeps at the end of a stack, and a little for the thread itself.
-enum { STACK = (160 + 32) << 10 };
+// 224 KiB, and a little for what the C library keeps at the end of a stack.
+enum { STACK = (224 + 16) << 10 };
 
 static void *run_all(void *argument) {
     (void)argument;
