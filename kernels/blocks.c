@@ -10,7 +10,6 @@ enum {
     COLUMN_BLOCK = 1 << 17, // elements of a block of columns that has no more than LEAST_ROWS
     LEAST_ROWS = 128,
     SHORT_PLANE = 256, // elements; planes up to here are columns
-    PLANES_TILE = 1568, // elements of a unit of planes: 32 planes of 7 x 7, 8 of 14 x 14
     JOINED_ROWS = 64,  // of a block, each of many of the tensor
 };
 
@@ -47,14 +46,14 @@ static struct bn_cut cut_runs(struct bn_shape shape) {
     };
 }
 
-// The same where there is one plane, so that it has rows to be taken in turn: most of it, in blocks of RUN_ROWS
-// stretches.
-static struct bn_cut cut_plane(struct bn_shape shape) {
-    const size_t blocks = bn_divide_up(shape.inner, RUN_ROWS * SEGMENT);
+// The same where each channel has one plane. Rows that can be taken in turn are then stretches of it, RUN_ROWS of them
+// one after another; what is left at its end is less than that.
+static struct bn_cut cut_lone_planes(struct bn_shape shape) {
+    const size_t least = bn_divide_up(shape.inner, RUN_ROWS * SEGMENT);
     struct bn_cut cut = cut_runs(shape);
-    cut.length = shape.inner / (blocks * RUN_ROWS * BN_CHUNK) * BN_CHUNK;
-    cut.folded = shape.inner / (RUN_ROWS * cut.length);
-    cut.segments = cut.folded + bn_divide_up(shape.inner - cut.folded * RUN_ROWS * cut.length, cut.length);
+    cut.length = shape.inner / (least * RUN_ROWS * BN_CHUNK) * BN_CHUNK;
+    cut.stacked = shape.inner / (RUN_ROWS * cut.length);
+    cut.segments = cut.stacked + bn_divide_up(shape.inner - cut.stacked * RUN_ROWS * cut.length, cut.length);
     cut.places = cut.segments;
     return cut;
 }
@@ -73,7 +72,7 @@ static struct bn_cut cut_columns(struct bn_shape shape, enum bn_layout layout, s
 }
 
 // Rows of a tensor whose channels do not fill lanes, joined to longer ones: to a multiple of the lanes if there is one,
-// so that in an aligned tensor every row is.
+// so that every row begins with a whole vector of them.
 static struct bn_cut cut_joined(struct bn_shape shape) {
     const size_t even = BN_LANES / (shape.channels & -shape.channels);
     size_t join = BN_JOINED_COLUMNS / shape.channels;
@@ -87,9 +86,9 @@ struct bn_cut bn_cut_of(struct bn_shape shape) {
     // A lone channel is one plane, whatever its axes.
     const bool lone = shape.channels == 1;
     if (lone) shape = (struct bn_shape){1, 1, shape.outer * shape.inner};
-    if (shape.outer == 1 && shape.inner > SEGMENT) return cut_plane(shape);
+    if (shape.outer == 1 && shape.inner > SEGMENT) return cut_lone_planes(shape);
     if (lone || shape.inner > SHORT_PLANE) return cut_runs(shape);
-    if (shape.inner > 1) return cut_columns(shape, BN_PLANES, PLANES_TILE / shape.inner, COLUMN_ROWS);
+    if (shape.inner > 1) return cut_columns(shape, BN_PLANES, BN_SPREAD_COLUMNS / shape.inner, COLUMN_ROWS);
     if (shape.channels % BN_LANES != 0 && shape.channels <= BN_JOINED_COLUMNS / 2) return cut_joined(shape);
     const size_t tile = bn_min(shape.channels, BN_UNIT_CHANNELS);
     const size_t rows = bn_min(bn_max(COLUMN_BLOCK / tile, LEAST_ROWS), COLUMN_ROWS);
@@ -118,15 +117,14 @@ struct bn_block bn_block_part(struct bn_block block, size_t first, size_t length
 
 struct bn_block bn_cut_block(const struct bn_cut *cut, size_t unit, size_t place) {
     const struct bn_block rows = bn_cut_rows(cut, unit, place / cut->segments * cut->rows, cut->rows);
-    if (cut->segments == 1) return rows;
-    const size_t segment = place % cut->segments, fold = cut->rows * cut->length;
-    if (cut->folded == 0) return bn_block_part(rows, segment * cut->length, cut->length);
-    if (segment >= cut->folded)
-        return bn_block_part(rows, cut->folded * fold + (segment - cut->folded) * cut->length, cut->length);
-    struct bn_block folded = bn_block_part(rows, segment * fold, cut->length);
-    folded.rows.rows = cut->rows;
-    folded.rows.stride = cut->length;
-    return folded;
+    if (cut->layout != BN_RUNS) return rows;
+    const size_t segment = place % cut->segments, before = bn_min(segment, cut->stacked);
+    const size_t first = (before * cut->rows + segment - before) * cut->length;
+    struct bn_block block = bn_block_part(rows, first, cut->length);
+    if (segment >= cut->stacked) return block;
+    block.rows.rows = cut->rows;
+    block.rows.stride = cut->length;
+    return block;
 }
 
 size_t bn_cut_values(const struct bn_cut *cut, size_t place) {
@@ -150,27 +148,26 @@ static size_t repeats(const struct bn_cut *cut, const struct bn_block *block) {
     return cut->layout == BN_JOINED ? bn_min(cut->join, block->rows.rows) : 1;
 }
 
-void bn_spread_floats(float *columns, const float *channels, const struct bn_cut *cut, const struct bn_block *block) {
+// Both kinds of numbers, as arrays of so many bytes each.
+__attribute__((always_inline)) static inline void spread(char *columns, const char *channels, size_t size,
+                                                         const struct bn_cut *cut, const struct bn_block *block) {
     const size_t n = block->channels, inner = cut->shape.inner, vectors = repeats(cut, block);
     if (inner == 1) {
-        for (size_t r = 0; r < vectors; r++) memcpy(columns + r * n, channels, n * sizeof *columns);
+        for (size_t r = 0; r < vectors; r++) memcpy(columns + r * n * size, channels, n * size);
         return;
     }
     for (size_t c = 0; c < n; c++) {
-        for (size_t i = 0; i < inner; i++) columns[c * inner + i] = channels[c];
+        for (size_t i = 0; i < inner; i++, columns += size) memcpy(columns, channels + c * size, size);
     }
+}
+
+void bn_spread_floats(float *columns, const float *channels, const struct bn_cut *cut, const struct bn_block *block) {
+    spread((char *)columns, (const char *)channels, sizeof *columns, cut, block);
 }
 
 void bn_spread_doubles(double *columns, const double *channels, const struct bn_cut *cut,
                        const struct bn_block *block) {
-    const size_t n = block->channels, inner = cut->shape.inner, vectors = repeats(cut, block);
-    if (inner == 1) {
-        for (size_t r = 0; r < vectors; r++) memcpy(columns + r * n, channels, n * sizeof *columns);
-        return;
-    }
-    for (size_t c = 0; c < n; c++) {
-        for (size_t i = 0; i < inner; i++) columns[c * inner + i] = channels[c];
-    }
+    spread((char *)columns, (const char *)channels, sizeof *columns, cut, block);
 }
 
 static double fold_plane(const double *plane, size_t n) {

@@ -15,9 +15,11 @@
 
 enum {
     BN_UNIT_CHANNELS = 2048,  // of a unit, at most
-    BN_SPREAD_COLUMNS = 2048, // elements side by side in a unit of planes or joined rows, at most
-    BN_JOINED_COLUMNS = 1024, // in one of joined rows
+    BN_SPREAD_COLUMNS = 1568, // elements side by side in a unit of planes, at most: 32 of 7 x 7, 8 of 14 x 14
+    BN_JOINED_COLUMNS = 1024, // the same of joined rows
 };
+_Static_assert(BN_JOINED_COLUMNS <= BN_SPREAD_COLUMNS && BN_SPREAD_COLUMNS <= BN_UNIT_CHANNELS,
+               "scratch for one has room for the next");
 
 // For large scratch arrays: the build zeroes automatic variables, which would cost more than a small call does.
 #if defined(__has_attribute) && __has_attribute(uninitialized)
@@ -39,11 +41,10 @@ struct bn_cut {
     size_t unit_channels; // at most; the last unit may have fewer
     size_t units;
     size_t rows;     // of a block, at most
-    size_t length;   // RUNS: of a segment, at most
+    size_t length;   // RUNS: of a stretch, at most
     size_t join;     // JOINED: rows of the tensor that are one row of columns; otherwise 1
-    size_t segments; // RUNS: that each plane is cut into
-    size_t folded;   // RUNS of one plane: segments that `rows` stretches of `length`, one after another, make up; the
-                     // others are one stretch
+    size_t segments; // RUNS: that each plane is cut into: each one stretch, but
+    size_t stacked;  // so many, the first ones, are `rows` stretches of `length`, one after another. 0 with outer > 1
     size_t places;   // blocks of each unit, in merge order: after rows, then segments
 };
 
@@ -69,7 +70,7 @@ struct bn_block bn_cut_block(const struct bn_cut *cut, size_t unit, size_t place
 // Rows [first, first + rows) of a unit, whole.
 struct bn_block bn_cut_rows(const struct bn_cut *cut, size_t unit, size_t first, size_t rows);
 
-// Elements [first, first + length) of each row of a block, or to the end of it.
+// Elements [first, first + length) of each row of a block of runs, or to the end of it.
 struct bn_block bn_block_part(struct bn_block block, size_t first, size_t length);
 
 // Values per channel in the blocks at `place`.
@@ -99,6 +100,7 @@ void bn_spread_doubles(double *columns, const double *channels, const struct bn_
 // a tree. Joined rows: one after another.
 void bn_fold(double *channels, const double *columns, const struct bn_cut *cut, const struct bn_block *block);
 
+// Adds arrays.
 static inline void bn_add(double *to, const double *from, size_t n) {
     for (size_t i = 0; i < n; i++) to[i] += from[i];
 }

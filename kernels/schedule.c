@@ -20,9 +20,9 @@ struct call {
     double *a, *b; // [place][channel]; the pass's own where there is one place
     size_t task_elements;
     size_t per_task;
-    // A block of elements: rows of a unit, or a part of each where a few rows are a task already.
+    // A block of elements: rows of a unit; in runs, part of one row where a row is two tasks or more.
     size_t chunk_rows;
-    size_t chunk_length;
+    size_t chunk_length; // where there are several in a row
     size_t chunks_per_row;
 };
 
@@ -131,8 +131,8 @@ static struct bn_block chunk_at(const struct call *call, size_t i) {
     const struct bn_cut *const cut = &call->pass->cut;
     const size_t unit = i % cut->units, part = i / cut->units % call->chunks_per_row;
     const size_t rows = i / cut->units / call->chunks_per_row;
-    return bn_block_part(bn_cut_rows(cut, unit, rows * call->chunk_rows, call->chunk_rows), part * call->chunk_length,
-                         call->chunk_length);
+    const struct bn_block block = bn_cut_rows(cut, unit, rows * call->chunk_rows, call->chunk_rows);
+    return call->chunks_per_row == 1 ? block : bn_block_part(block, part * call->chunk_length, call->chunk_length);
 }
 
 static void elements_task(void *context, size_t i) {
@@ -150,9 +150,11 @@ static void run_elements(struct call *call, struct bn_pool *pool) {
     call->chunk_rows = bn_divide_up(bn_divide_up(call->task_elements, row), cut->join) * cut->join;
     // What is spread over columns should serve many rows.
     if (bn_cut_spreads(cut)) call->chunk_rows = bn_max(call->chunk_rows, SPREAD_ROWS * cut->join);
-    call->chunks_per_row = cut->layout == BN_RUNS ? bn_max(row / call->task_elements, 1) : 1;
-    call->chunk_length = bn_divide_up(bn_divide_up(row, call->chunks_per_row), BN_CHUNK) * BN_CHUNK;
-    call->chunks_per_row = bn_divide_up(row, call->chunk_length);
+    call->chunks_per_row = 1;
+    if (cut->layout == BN_RUNS && row >= 2 * call->task_elements) {
+        call->chunk_length = bn_divide_up(call->task_elements, BN_CHUNK) * BN_CHUNK;
+        call->chunks_per_row = bn_divide_up(row, call->chunk_length);
+    }
     share_out(call, chunks(call), elements_of(call), elements_task, pool);
 }
 
