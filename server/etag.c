@@ -68,7 +68,7 @@ static bool line_matches(const char *field, const char *etag, bool weak) {
 
 bool etag_matches(const struct field_lines *lines, const struct layer_state *state, bool weak) {
     char etag[ETAG_MAX];
-    if (state == NULL) return false;
+    if (state == NULL || lines->count == 0) return false;
     etag_format(etag, state);
     for (unsigned i = 0; i < lines->count; i++) {
         if (line_matches(lines->values[i], etag, weak)) return true;

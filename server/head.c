@@ -214,8 +214,6 @@ static bool check_body_type(const struct head *head, const struct route *route, 
                             struct msg_error *error) {
     const char *const type = head->content_type;
     const size_t length = type != NULL ? type_length(type) : 0;
-    char types[160];
-    list_types(types, sizeof types, route->reads);
     if (head->content_encoding != NULL && strcasecmp(head->content_encoding, "identity") != 0) {
         return msg_fail(error, MSG_UNSUPPORTED_MEDIA_TYPE, NULL, "Content-Encoding is not supported here");
     }
@@ -228,6 +226,8 @@ static bool check_body_type(const struct head *head, const struct route *route, 
     const bool from_curl = type == NULL || *type == '\0' || is_type(type, length, "application/x-www-form-urlencoded");
     forms->unlabelled = from_curl;
     if (from_curl && head->origin == NULL) return true;
+    char types[160];
+    list_types(types, sizeof types, route->reads);
     if (from_curl)
         return msg_fail(error, MSG_UNSUPPORTED_MEDIA_TYPE, NULL, "a request with Origin needs Content-Type: %s", types);
     return msg_fail(error, MSG_UNSUPPORTED_MEDIA_TYPE, NULL, "the body must be %s", types);

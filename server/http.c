@@ -25,7 +25,7 @@
 #define DISCARD_MAX ((size_t)16 * 1024 * 1024)
 #define LINGER_MAX ((size_t)8 * 1024 * 1024) // of it that is read on after the refusal was written
 #define FIRST_ROOM ((size_t)256 * 1024)      // of a body; it grows as the body arrives
-#define CONNECTION_MEMORY ((size_t)64 * 1024)
+#define CONNECTION_MEMORY ((size_t)32 * 1024) // libmicrohttpd clears all of it after each request
 #define CONNECTIONS_MAX 10000
 
 struct http {

@@ -15,7 +15,7 @@
 #include <sys/epoll.h>
 
 // As in server/http.c and server/main.c.
-#define CONNECTION_MEMORY (64 * 1024)
+#define CONNECTION_MEMORY (32 * 1024)
 #define CONNECTIONS_MAX 10000
 #define IO_THREADS_MAX 4
 
