@@ -126,6 +126,17 @@ static void suspend(struct job *job) {
     MHD_suspend_connection(exchange->connection);
 }
 
+// libmicrohttpd does not look at the socket of a suspended connection, nor does it close it.
+static bool left(const struct job *job) {
+    const struct exchange *const exchange = job->connection;
+    const union MHD_ConnectionInfo *const info =
+        MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
+    char byte;
+    if (info == NULL) return false;
+    const ssize_t got = recv(info->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+    return got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+}
+
 static struct exchange *exchange_new(struct http *http, struct MHD_Connection *connection) {
     struct exchange *const exchange = calloc(1, sizeof *exchange);
     if (exchange == NULL) return NULL;
@@ -146,6 +157,7 @@ static struct exchange *exchange_new(struct http *http, struct MHD_Connection *c
     }
     exchange->began_ns = uv_hrtime();
     exchange->job->resume = resume;
+    exchange->job->left = left;
     exchange->job->connection = exchange;
     return exchange;
 }

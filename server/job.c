@@ -208,6 +208,10 @@ static void work_on(struct job *job) {
         job->committed = false;
         job->finish(job);
         count(job);
+    } else if (job->left(job)) {
+        // Read only by a client that closed its sending side alone.
+        msg_fail(&job->error, MSG_BAD_FRAMING, NULL,
+                 "the connection was closed while the call waited for a worker; nothing was changed");
     } else if (run(job) == JOB_COMMIT && submit(job)) {
         return;
     }

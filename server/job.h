@@ -135,6 +135,7 @@ struct job {
 
     // Hand-over.
     void (*resume)(struct job *job); // set by the server before job_start; called once after suspend, on any thread
+    bool (*left)(const struct job *job); // likewise: whether the client has closed; on a worker, while suspended
     void *connection;
     bool heavy;     // runs on a worker
     bool committed; // waits for `finish`

@@ -49,6 +49,16 @@ static void resumed(struct job *job) {
     sem_post(&hall.resumed);
 }
 
+static bool stays(const struct job *job) {
+    (void)job;
+    return false;
+}
+
+static bool has_left(const struct job *job) {
+    (void)job;
+    return true;
+}
+
 static void suspend(struct job *job) {
     (void)job;
 }
@@ -58,6 +68,7 @@ static void start_job(struct job **job, const struct route *route, char name) {
     assert_non_null(*job);
     (*job)->route = route;
     (*job)->resume = resumed;
+    (*job)->left = name == 'l' ? has_left : stays;
     (*job)->name[0] = name;
     assert_false(job_start(*job, suspend));
 }
@@ -117,9 +128,29 @@ static void test_committed_go_first_in_order(void **state) {
     stop();
 }
 
+// One call whose client has closed meanwhile, between two others: it is not worked on.
+static void test_left_client_costs_no_work(void **state) {
+    (void)state;
+    start();
+    struct job *holder, *jobs[3];
+    start_job(&holder, &holding, 'h');
+    wait_for(&hall.entered);
+    for (size_t i = 0; i < COUNT(jobs); i++) start_job(&jobs[i], i == 1 ? &changing : &plain, "alb"[i]);
+    sem_post(&hall.opened);
+    for (size_t i = 0; i < COUNT(jobs) + 1; i++) wait_for(&hall.resumed);
+    assert_string_equal(hall.order, "ab");
+    expect_error(&jobs[1]->error, MSG_BAD_FRAMING, NULL);
+    assert_int_equal(jobs[0]->error.code, MSG_OK);
+    assert_int_equal(jobs[2]->error.code, MSG_OK);
+    for (size_t i = 0; i < COUNT(jobs); i++) job_free(&jobs[i]);
+    job_free(&holder);
+    stop();
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_committed_go_first_in_order),
+        cmocka_unit_test(test_left_client_costs_no_work),
     };
     return cmocka_run_group_tests_name("job", tests, NULL, NULL);
 }
