@@ -54,7 +54,7 @@ static char *write_f32(char *at, float value) {
 }
 
 static bool put_real(struct buffer *out, const char *name, double value) {
-    char text[F64_ROOM];
+    char text[F64_ROOM + NUMBER_SLACK];
     char *const end = write_f64(text, value);
     return put(out, "\"%s\":%.*s", name, (int)(end - text), text);
 }
@@ -73,7 +73,7 @@ static char *write_values(char *at, const void *values, enum bn_dtype dtype, siz
 }
 
 size_t json_vector_room(size_t n) {
-    return n * F64_ROOM + 2;
+    return n * F64_ROOM + NUMBER_SLACK + 2;
 }
 
 static bool put_vector(struct buffer *out, const char *name, const double *values, size_t n) {
@@ -101,7 +101,7 @@ static size_t base64_room(const struct tensor *like) {
 size_t json_tensor_room(const struct tensor *like) {
     if (like->form == TENSOR_BASE64) return base64_room(like);
     const size_t values = like->count * (like->dtype == BN_F32 ? F32_ROOM : F64_ROOM);
-    return values + (like->form == TENSOR_NESTED ? bracket_room(like) : 256);
+    return values + NUMBER_SLACK + (like->form == TENSOR_NESTED ? bracket_room(like) : 256);
 }
 
 // Writes the arrays from axis `level` on, whose first element is number *next.
@@ -254,7 +254,8 @@ static size_t room_of(const struct buffer *out) {
 
 // Writes the values from `next` on that there is room for, and the bracket behind the last one.
 static bool put_values(struct buffer *out, const double *values, size_t n, size_t *next) {
-    const size_t fitting = room_of(out) > 0 ? (room_of(out) - 1) / F64_ROOM : 0, left = n - *next;
+    const size_t room = room_of(out), extra = 1 + NUMBER_SLACK, left = n - *next;
+    const size_t fitting = room > extra ? (room - extra) / F64_ROOM : 0;
     const size_t count = fitting < left ? fitting : left;
     char *at = (char *)out->data + out->size;
     if (count > 0 && *next > 0) *at++ = ',';

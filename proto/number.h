@@ -23,7 +23,10 @@ enum number_status number_read_f64(double *value, const char **text, const char 
 #define NUMBER_F32_MAX 15
 #define NUMBER_F64_MAX 24
 
-// Writes the finite `value` at `out` (room for NUMBER_*_MAX bytes, no NUL) and returns the end of the text. Of the
+// Bytes behind the end of the text that a write may touch as well.
+#define NUMBER_SLACK 32
+
+// Writes the finite `value` at `out` (room for NUMBER_*_MAX + NUMBER_SLACK bytes, no NUL) and returns the end of the text. Of the
 // texts that read back to the same bits it is the closest of the shortest in digits (Giulietti, "The Schubfach way to
 // render doubles"), laid out plainly (150, 0.25) or with an exponent (1e3, 2.5e-7), whichever is shorter, plainly where
 // both are equally long. Minus zero is -0.0.

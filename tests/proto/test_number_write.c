@@ -84,11 +84,11 @@ static void check_digits(const char *text, double value, bool is_f32, bool close
 }
 
 static void check_write_f64(double value) {
-    char text[NUMBER_F64_MAX + 2];
+    char text[NUMBER_F64_MAX + NUMBER_SLACK + 1];
     memset(text, '#', sizeof text);
     char *const end = number_write_f64(text, value);
     assert_in_range(end - text, 1, NUMBER_F64_MAX);
-    assert_int_equal(*end, '#');
+    assert_int_equal(end[NUMBER_SLACK], '#');
     *end = '\0';
     if (bits_f64(strtod(text, NULL)) != bits_f64(value)) fail_msg("%a written as \"%s\"", value, text);
     check_read(text);
@@ -96,11 +96,11 @@ static void check_write_f64(double value) {
 }
 
 static void check_write_f32(float value) {
-    char text[NUMBER_F32_MAX + 2];
+    char text[NUMBER_F32_MAX + NUMBER_SLACK + 1];
     memset(text, '#', sizeof text);
     char *const end = number_write_f32(text, value);
     assert_in_range(end - text, 1, NUMBER_F32_MAX);
-    assert_int_equal(*end, '#');
+    assert_int_equal(end[NUMBER_SLACK], '#');
     *end = '\0';
     if (bits_f32(strtof(text, NULL)) != bits_f32(value)) fail_msg("%a written as \"%s\"", (double)value, text);
     check_read(text);
@@ -145,7 +145,7 @@ static void test_write_known(void **state) {
         {0x1p-44, "5.684341886080802e-14", "5.684342e-14"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        char text[NUMBER_F64_MAX + 1];
+        char text[NUMBER_F64_MAX + NUMBER_SLACK];
         *number_write_f64(text, rows[i].value) = '\0';
         assert_string_equal(text, rows[i].f64);
         *number_write_f32(text, (float)rows[i].value) = '\0';
@@ -205,7 +205,7 @@ static int check_all_f32(void) {
     for (uint64_t u = 0; u <= UINT32_MAX; u++) {
         const float value = f32_of((uint32_t)u);
         if (!isfinite(value)) continue;
-        char text[NUMBER_F32_MAX + 1];
+        char text[NUMBER_F32_MAX + NUMBER_SLACK];
         char *const end = number_write_f32(text, value);
         characters += (uint64_t)(end - text);
         *end = '\0';
