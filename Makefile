@@ -33,9 +33,10 @@ SERVER := $(sort $(wildcard server/*.c))
 TEST_KERNELS := $(sort $(wildcard tests/kernels/test_*.c))
 TEST_PROTO := $(sort $(wildcard tests/proto/test_*.c))
 TEST_SERVER := $(sort $(wildcard tests/server/test_*.c))
-TEST_C := $(TEST_KERNELS) $(TEST_PROTO) $(TEST_SERVER)
+TEST_NUMBERS := $(sort $(wildcard tests/numbers/test_*.c))
+TEST_C := $(TEST_KERNELS) $(TEST_PROTO) $(TEST_NUMBERS) $(TEST_SERVER)
 # A file beside the tests of a folder that is not named test_*.c is linked into each of them.
-HELPERS := $(sort $(filter-out $(TEST_C),$(wildcard $(addsuffix /*.c,tests/kernels tests/proto tests/server))))
+HELPERS := $(sort $(filter-out $(TEST_C),$(wildcard $(addsuffix /*.c,tests/kernels tests/proto tests/numbers tests/server))))
 SCRIPTS := $(sort $(wildcard tests/conformance/test_*.py tests/e2e/test_*.py tests/e2e/test_*.sh))
 # A sanitizer says nothing about includes and images.
 SCRIPTS := $(if $(SAN),$(filter-out %/test_container.py,$(SCRIPTS)),tests/check_layers.py $(SCRIPTS))
@@ -80,7 +81,7 @@ check-layers: ## includes, symbols and headers keep to their layers
 	@BUILD=$(BUILD) CC='$(CC)' $(PYTHON) tests/check_layers.py
 
 # The image is built without tests/.
-include kernels/tiers.mk $(wildcard tests/bench/bench.mk)
+include kernels/tiers.mk $(wildcard $(foreach t,bench numbers,tests/$t/$t.mk))
 
 image: ## build the container image with docker, podman or buildah (BASE=debian:bookworm-slim IMAGE=normd)
 	@deploy/image
@@ -89,7 +90,7 @@ format: ## lay out the C files as .clang-format says
 	@deploy/deps lint
 	@clang-format -i $(LINTED)
 
-LINTED = $(sort $(wildcard $(foreach d,kernels proto server tests/kernels tests/proto tests/server tests/bench,$d/*.[ch])))
+LINTED = $(sort $(wildcard $(foreach d,kernels proto server tests/kernels tests/proto tests/numbers tests/server tests/bench,$d/*.[ch])))
 lint: ## layout and static analysis; every finding is an error
 	@deploy/deps build test lint
 	@clang-format --dry-run -Werror $(LINTED)
@@ -180,6 +181,7 @@ $(BUILD)/tests/kernels/test_memory: LINK_LIBS += -Wl,--wrap=malloc
 $(call programs,$(TEST_PROTO)): $(call helpers,proto) $(LIB_PROTO) $(LIB_KERNELS)
 $(call programs,$(TEST_PROTO)): LINK_LIBS = -lcmocka -ljansson -lz
 $(BUILD)/tests/proto/test_buffer: LINK_LIBS += -Wl,--wrap=realloc
+$(call programs,$(TEST_NUMBERS)): $(call helpers,numbers) $(LIB_PROTO)
 $(call programs,$(TEST_SERVER)): $(call helpers,server) $(call objects,$(filter-out server/main.c,$(SERVER))) $(LIB_PROTO) $(LIB_KERNELS)
 $(call programs,$(TEST_SERVER)): LINK_LIBS = -lcmocka @$(BUILD)/libs
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Writing of proto/number.c against libc. All finite f32 values, in some minutes: test_number_write --all-f32.
+// Writing of proto/number.c against libc; tests/numbers/ has all finite f32 values.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -198,33 +198,7 @@ static void test_write_random(void **state) {
     }
 }
 
-// Writes and reads all finite f32, with libc's strtof too for one in 64 and all around the powers of two.
-static int check_all_f32(void) {
-    uint64_t wrong = 0;
-    uint64_t characters = 0;
-    for (uint64_t u = 0; u <= UINT32_MAX; u++) {
-        const float value = f32_of((uint32_t)u);
-        if (!isfinite(value)) continue;
-        char text[NUMBER_F32_MAX + NUMBER_SLACK];
-        char *const end = number_write_f32(text, value);
-        characters += (uint64_t)(end - text);
-        *end = '\0';
-        float back = NAN;
-        const char *at = text;
-        const enum number_status status = number_read_f32(&back, &at, end);
-        const uint32_t fraction = u & 0x7fffff;
-        const bool by_libc = u % 64 == 0 || fraction < 256 || fraction > 0x7fffff - 256;
-        if (status != NUMBER_OK || at != end || bits_f32(back) != u || end - text > NUMBER_F32_MAX ||
-            (by_libc && bits_f32(strtof(text, NULL)) != u)) {
-            if (wrong++ < 10) printf("0x%08x: \"%s\" reads as %a\n", (unsigned)u, text, (double)back);
-        }
-    }
-    printf("all finite f32: %llu wrong, %llu characters\n", (unsigned long long)wrong, (unsigned long long)characters);
-    return wrong == 0 ? 0 : 1;
-}
-
-int main(int argc, char **argv) {
-    if (argc > 1 && strcmp(argv[1], "--all-f32") == 0) return check_all_f32();
+int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_write_known),
         cmocka_unit_test(test_write_edges),

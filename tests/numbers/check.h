@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One value written by proto/number.c, or one text read by it, held against exact.h.
+#ifndef NORMD_TESTS_NUMBERS_CHECK_H
+#define NORMD_TESTS_NUMBERS_CHECK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "exact.h"
+
+double f64_of(uint64_t bits);
+uint64_t bits_of_f64(double value);
+float f32_of(uint32_t bits);
+uint32_t bits_of_f32(float value);
+
+// Each returns whether all is right and says what is not. The value is finite.
+//
+// The text is as number.h promises (the digits the closest of the fewest, the layout the shorter one), reads back to the
+// same bits, and does so by libc too where that is asked for, which takes ten times as long.
+bool check_write_f32(uint32_t bits, bool libc);
+bool check_write_f64(uint64_t bits, bool libc);
+
+// The text, which is `decimal` written in any way, reads as the nearest f64 and the nearest f32.
+bool check_read(const char *text, struct decimal decimal);
+
+// The text reads as these bits.
+bool check_read_f32(const char *text, uint32_t bits);
+bool check_read_f64(const char *text, uint64_t bits);
+
+#endif
