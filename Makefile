@@ -81,7 +81,7 @@ check-layers: ## includes, symbols and headers keep to their layers
 	@BUILD=$(BUILD) CC='$(CC)' $(PYTHON) tests/check_layers.py
 
 # The image is built without tests/.
-include kernels/tiers.mk $(wildcard $(foreach t,bench numbers,tests/$t/$t.mk))
+include kernels/tiers.mk $(wildcard $(foreach t,bench numbers interop,tests/$t/$t.mk))
 
 image: ## build the container image with docker, podman or buildah (BASE=debian:bookworm-slim IMAGE=normd)
 	@deploy/image
