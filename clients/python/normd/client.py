@@ -3,13 +3,14 @@
 
 import json
 from types import TracebackType
-from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Type, Union
+from typing import Any, Dict, Iterator, Mapping, Optional, Sequence, Tuple, Type, Union
 from urllib.parse import quote, urlencode
 
+from . import safetensors
 from .connection import ConnectionPerThread, Reply
 from .errors import TransportError, error_of
 from .results import Backward, Inference, LayerInfo, Restored, State, TrainForward, VersionInfo
-from .tensor import Tensor, dump, encode, is_array
+from .tensor import Tensor, dump, encode, is_array, raw_of
 
 
 class _Unset:
@@ -31,9 +32,11 @@ class Client:
     `sent` says whether the call may have been applied. (A connection that was already closed before the call is opened
     anew for every method, since nothing was sent.)
 
-    Tensors are nested lists, NumPy arrays (float16, float32, float64; integers go as float64) or {"shape", "data"}.
-    Replies hold what was given: floats in lists for lists, for an array an array of its dtype, with the vectors of
-    the reply (batch_mean, dgamma, ...) as float64 arrays. NaN and infinities go and come where the layer allows them.
+    Tensors are nested lists, NumPy arrays (float16, float32, float64; integers go as float64) or {"shape", "data"} with
+    data in a flat list or an array.array of "f" or "d". Replies hold what was given: floats in lists for lists, for an
+    array an array of its dtype, with the vectors of the reply (batch_mean, dgamma, ...) as float64 arrays where it is
+    NumPy's, else as lists. A call whose tensors are all arrays is sent and answered as a safetensors file, so that no
+    number is written as text. NaN and infinities go and come where the layer allows them.
 
     timeout is in seconds and holds for each step on the socket; None waits for ever.
     """
@@ -154,11 +157,9 @@ class Client:
         y is activation(bn(x) + residual): activation is "relu" or None, residual a tensor of the shape of x or None.
         cache keeps the pass on the server, for backward.
         """
-        body = {"x": encode(x), **_options(activation, residual, channel_axis)}
-        if cache:
-            body["cache"] = True
-        reply = self._call("POST", _layer_path(name) + "/train-forward", body, if_match)
-        return TrainForward.of(json.loads(reply.body), is_array(x), reply.etag)
+        fields = {"cache": cache or None, "activation": activation, "channel_axis": channel_axis}
+        reply, etag = self._compute(name, "train-forward", {"x": x, "residual": residual}, fields, if_match)
+        return TrainForward.of(reply, is_array(x), etag)
 
     def inference(
         self,
@@ -171,9 +172,9 @@ class Client:
         if_match: Optional[str] = None,
     ) -> Inference:
         """Normalizes x with the running statistics; changes nothing. activation and residual as in train_forward."""
-        body = {"x": encode(x), **_options(activation, residual, channel_axis)}
-        reply = self._call("POST", _layer_path(name) + "/inference", body, if_match)
-        return Inference.of(json.loads(reply.body))
+        fields = {"activation": activation, "channel_axis": channel_axis}
+        reply, _ = self._compute(name, "inference", {"x": x, "residual": residual}, fields, if_match)
+        return Inference.of(reply, is_array(x))
 
     def backward(
         self,
@@ -195,17 +196,16 @@ class Client:
         SGD step to gamma and beta. From x, activation and residual are those of the forward; a cached pass has its own.
         CacheGone: the pass is not there any more, call again with x (and with those).
         """
-        body = {"dout": encode(dout), **_options(activation, residual, channel_axis)}
-        if cache is not None:
-            body["cache"] = cache
-        if x is not None:
-            body["x"] = encode(x)
-        if mode != "train":
-            body["mode"] = mode
-        if step is not None:
-            body["step"] = dict(step)
-        reply = self._call("POST", _layer_path(name) + "/backward", body, if_match)
-        return Backward.of(json.loads(reply.body), is_array(dout), reply.etag)
+        fields = {
+            "cache": cache,
+            "mode": None if mode == "train" else mode,
+            "step": None if step is None else dict(step),
+            "activation": activation,
+            "channel_axis": channel_axis,
+        }
+        tensors = {"dout": dout, "x": x, "residual": residual}
+        reply, etag = self._compute(name, "backward", tensors, fields, if_match)
+        return Backward.of(reply, is_array(dout), etag)
 
     # ---- state
 
@@ -248,8 +248,16 @@ class Client:
         snapshot: Dict[str, Any] = json.loads(self._call("GET", "/v1/snapshot" + query).body)
         return snapshot
 
-    def restore(self, snapshot: Mapping[str, Any], *, prefix: str = "", delete_missing: bool = False) -> Restored:
-        """Creates or replaces the layers of the snapshot, all or none.
+    def checkpoint(self, prefix: str = "") -> bytes:
+        """The snapshot as a safetensors file, with the names that PyTorch gives to what layers have."""
+        query = "?" + urlencode({"prefix": prefix}) if prefix else ""
+        return self._call("GET", "/v1/snapshot" + query, accept=safetensors.MEDIA_TYPE).body
+
+    def restore(
+        self, snapshot: Union[Mapping[str, Any], bytes], *, prefix: str = "", delete_missing: bool = False
+    ) -> Restored:
+        """Creates or replaces the layers of the snapshot, all or none. It may be a safetensors file, that of a
+        checkpoint or of PyTorch; tensors in it that are of no layer are named in `ignored`.
 
         delete_missing also deletes the layers that are not in it; with a prefix, only those whose names start with it.
         """
@@ -285,21 +293,44 @@ class Client:
         except TransportError:
             return False
 
+    def _compute(
+        self,
+        name: str,
+        operation: str,
+        tensors: Mapping[str, Optional[Tensor]],
+        fields: Mapping[str, Any],
+        if_match: Optional[str],
+    ) -> Tuple[Mapping[str, Any], Optional[str]]:
+        """One of the three calls with what is not None of it: the fields of the reply, and its ETag."""
+        path = _layer_path(name) + "/" + operation
+        given = {key: value for key, value in tensors.items() if value is not None}
+        more = {key: value for key, value in fields.items() if value is not None}
+        raws = {key: raw_of(value) for key, value in given.items()}
+        packed = {key: raw for key, raw in raws.items() if raw is not None}
+        if len(packed) < len(given):
+            body = {**{key: encode(value) for key, value in given.items()}, **more}
+            reply = self._call("POST", path, body, if_match)
+            return json.loads(reply.body), reply.etag
+        reply = self._call("POST", path, safetensors.pack(packed, more), if_match, safetensors.MEDIA_TYPE)
+        return safetensors.unpack(reply.body), reply.etag
+
     def _call(
         self,
         method: str,
         path: str,
-        body: Optional[Mapping[str, Any]] = None,
+        body: Union[Mapping[str, Any], bytes, None] = None,
         if_match: Optional[str] = None,
         accept: str = "application/json",
     ) -> Reply:
+        """A body of bytes is a safetensors file."""
         headers = {"Accept": accept, "User-Agent": "normd-python/0.1.0"}
         if if_match is not None:
             headers["If-Match"] = if_match
         data = None
         if body is not None:
-            headers["Content-Type"] = "application/json"
-            data = dump(body)
+            packed = isinstance(body, bytes)
+            headers["Content-Type"] = safetensors.MEDIA_TYPE if packed else "application/json"
+            data = body if isinstance(body, bytes) else dump(body)
         reply = self._connections.exchange(method, path, data, headers)
         if not 200 <= reply.status < 300:
             raise error_of(reply.status, reply.content_type, reply.body, reply.retry_after)
@@ -310,16 +341,6 @@ def _layer_path(name: str) -> str:
     if not name:
         raise ValueError("a layer's name is not empty")
     return "/v1/layers/" + quote(name, safe="")
-
-
-def _options(activation: Optional[str], residual: Optional[Tensor], channel_axis: Optional[int]) -> Dict[str, Any]:
-    """What all three calls may have beside their tensors."""
-    fields = {
-        "activation": activation,
-        "residual": None if residual is None else encode(residual),
-        "channel_axis": channel_axis,
-    }
-    return {key: value for key, value in fields.items() if value is not None}
 
 
 def _given(fields: Mapping[str, Any]) -> Dict[str, Any]:

@@ -39,11 +39,11 @@ class TrainForward:
     etag: Optional[str]
 
     @classmethod
-    def of(cls, reply: Mapping[str, Any], as_array: bool, etag: Optional[str]) -> "TrainForward":
+    def of(cls, reply: Mapping[str, Any], numpy: bool, etag: Optional[str]) -> "TrainForward":
         return cls(
-            y=decode(reply["y"]),
-            batch_mean=vector(reply["batch_mean"], as_array),
-            batch_var=vector(reply["batch_var"], as_array),
+            y=decode(reply["y"], numpy),
+            batch_mean=vector(reply["batch_mean"], numpy),
+            batch_var=vector(reply["batch_var"], numpy),
             count=reply["count"],
             num_batches_tracked=reply["num_batches_tracked"],
             updated=reply["updated"],
@@ -61,8 +61,8 @@ class Inference:
     version: int
 
     @classmethod
-    def of(cls, reply: Mapping[str, Any]) -> "Inference":
-        return cls(decode(reply["y"]), reply["version"])
+    def of(cls, reply: Mapping[str, Any], numpy: bool) -> "Inference":
+        return cls(decode(reply["y"], numpy), reply["version"])
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,14 @@ class Backward:
     dresidual: Optional[Tensor] = None
 
     @classmethod
-    def of(cls, reply: Mapping[str, Any], as_array: bool, etag: Optional[str]) -> "Backward":
+    def of(cls, reply: Mapping[str, Any], numpy: bool, etag: Optional[str]) -> "Backward":
         return cls(
-            dx=decode(reply["dx"]),
-            dgamma=vector(reply["dgamma"], as_array),
-            dbeta=vector(reply["dbeta"], as_array),
+            dx=decode(reply["dx"], numpy),
+            dgamma=vector(reply["dgamma"], numpy),
+            dbeta=vector(reply["dbeta"], numpy),
             version=reply["version"],
             etag=etag,
-            dresidual=decode(reply.get("dresidual")),
+            dresidual=decode(reply.get("dresidual"), numpy),
         )
 
 

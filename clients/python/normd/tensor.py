@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors on the wire: nested lists as nested JSON arrays, NumPy arrays as base64 of their bytes.
+"""Tensors on the wire: nested lists as nested JSON arrays, arrays as their bytes.
 
 NumPy is never imported here before the caller has done so: an array can only come from one who did.
 """
@@ -8,14 +8,36 @@ import base64
 import json
 import math
 import sys
+from array import array
 from dataclasses import dataclass
-from typing import Any, Mapping
+from typing import Any, Mapping, Optional, Tuple
 
-# Nested lists (or tuples) of numbers, a NumPy array, or {"shape": [...], "data": [...]} with data in row-major order.
+# Nested lists (or tuples) of numbers, a NumPy array, or {"shape": [...], "data": [...]} with data in row-major order,
+# which may be an array.array (or another buffer) of type "f" or "d".
 Tensor = Any
 
 _WIRE_DTYPES = {"float16": "f16", "float32": "f32", "float64": "f64"}
 _ARRAY_DTYPES = {"f16": "<f2", "f32": "<f4", "f64": "<f8"}
+_BUFFER_DTYPES = {"f": "f32", "d": "f64"}
+_TYPECODES = {"f32": "f", "f64": "d"}
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A tensor as its bytes: dtype f16, f32 or f64, data a contiguous buffer, row-major and little-endian."""
+
+    dtype: str
+    shape: Tuple[int, ...]
+    data: Any
+
+    def tensor(self, numpy: bool) -> Tensor:
+        """A writable copy for the caller: a NumPy array, or {"shape", "data": array.array}."""
+        if not numpy:
+            data: "array[float]" = array(_TYPECODES[self.dtype], bytes(self.data))
+            return {"shape": list(self.shape), "data": _swapped(data)}
+        import numpy as module
+
+        return module.frombuffer(bytearray(self.data), dtype=_ARRAY_DTYPES[self.dtype]).reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -30,29 +52,61 @@ def is_array(value: Any) -> bool:
     return numpy is not None and isinstance(value, numpy.ndarray)
 
 
-def encode(value: Tensor) -> Any:
-    """What stands for the tensor in the request. Arrays of integers or booleans go as f64; complex ones are refused."""
+def raw_of(value: Tensor) -> Optional[Raw]:
+    """The bytes of an array; None for what has none.
+
+    Arrays of integers or booleans go as f64; complex ones are refused.
+    """
+    if isinstance(value, Mapping):
+        return _raw_of_buffer(value)
     if not is_array(value):
-        return value
+        return None
     if value.dtype.kind in "biu":
         value = value.astype("<f8")
     wire = _WIRE_DTYPES.get(value.dtype.name)
     if wire is None:
         raise TypeError(f"an array of {value.dtype} cannot be sent; float16, float32, float64 and integers can")
-    raw = value.astype(_ARRAY_DTYPES[wire], order="C", copy=False)
-    shape = json.dumps(value.shape).encode("ascii")
-    return JsonText(b'{"shape":%b,"dtype":"%b","base64":"%b"}' % (shape, wire.encode("ascii"), base64.b64encode(raw)))
+    return Raw(wire, value.shape, value.astype(_ARRAY_DTYPES[wire], order="C", copy=False))
 
 
-def decode(value: Any) -> Tensor:
+def _raw_of_buffer(value: Mapping[str, Any]) -> Optional[Raw]:
+    data = value.get("data")
+    if set(value) != {"shape", "data"} or not isinstance(data, (array, memoryview)):
+        return None
+    view = memoryview(data)
+    wire = _BUFFER_DTYPES.get(view.format)
+    if wire is None:
+        return None
+    if sys.byteorder == "big" or not view.c_contiguous:
+        view = memoryview(_swapped(array(view.format, view.tobytes())))
+    return Raw(wire, tuple(value["shape"]), view)
+
+
+def _swapped(data: "array[float]") -> "array[float]":
+    """Native values as little-endian ones, or the reverse."""
+    if sys.byteorder == "big":
+        data.byteswap()
+    return data
+
+
+def encode(value: Tensor) -> Any:
+    """What stands for the tensor in JSON."""
+    raw = raw_of(value)
+    if raw is None:
+        return value
+    shape = json.dumps(raw.shape).encode("ascii")
+    text = base64.b64encode(raw.data)
+    return JsonText(b'{"shape":%b,"dtype":"%b","base64":"%b"}' % (shape, raw.dtype.encode("ascii"), text))
+
+
+def decode(value: Any, numpy: bool) -> Tensor:
     """The tensor that a reply holds: lists of floats, or a writable array where the request's tensor was one."""
+    if isinstance(value, Raw):
+        return value.tensor(numpy)
     if isinstance(value, Mapping):
         if "base64" not in value:
             return {"shape": value["shape"], "data": floats(value["data"])}
-        import numpy
-
-        raw = bytearray(base64.b64decode(value["base64"]))
-        return numpy.frombuffer(raw, dtype=_ARRAY_DTYPES[value["dtype"]]).reshape(value["shape"])
+        return Raw(value["dtype"], tuple(value["shape"]), base64.b64decode(value["base64"])).tensor(numpy)
     return floats(value)
 
 
@@ -65,23 +119,25 @@ def floats(value: Any) -> Any:
     return [floats(v) for v in value]
 
 
-def vector(value: Any, as_array: bool) -> Any:
-    """One value per channel: a list, or an f64 array where the tensors of the call are arrays; None stays None."""
+def vector(value: Any, numpy: bool) -> Any:
+    """One value per channel: a list, or an f64 array where the tensors of the call are NumPy's; None stays None."""
+    if isinstance(value, Raw):
+        return value.tensor(True) if numpy else value.tensor(False)["data"].tolist()
     values = floats(value)
-    if values is None or not as_array:
+    if values is None or not numpy:
         return values
-    import numpy
+    import numpy as module
 
-    return numpy.array(values, dtype="<f8")
+    return module.array(values, dtype="<f8")
 
 
 def dump(body: Mapping[str, Any]) -> bytes:
     """The body as JSON. Non-finite numbers become the strings that the server takes for them."""
-    members = (json.dumps(name).encode("ascii") + b":" + _dump_value(value) for name, value in body.items())
+    members = (json.dumps(name).encode("ascii") + b":" + dump_value(value) for name, value in body.items())
     return b"{" + b",".join(members) + b"}"
 
 
-def _dump_value(value: Any) -> bytes:
+def dump_value(value: Any) -> bytes:
     if isinstance(value, JsonText):
         return value.text
     try:
