@@ -3,6 +3,7 @@
 
 #include "json.h"
 #include "npy.h"
+#include "oip.h"
 #include "safetensors.h"
 
 // ---- JSON, which keeps everything in its body
@@ -34,7 +35,8 @@ static bool decode_json_snapshot(struct msg_snapshot *snapshot, const struct cod
     return json_decode_snapshot(snapshot, json_body_of(request), error);
 }
 
-static size_t json_room(const struct tensor *like, size_t tensors, size_t channels) {
+static size_t json_room(const struct msg_extra *extra, const struct tensor *like, size_t tensors, size_t channels) {
+    (void)extra;
     return tensors * json_tensor_room(like) + 2 * json_vector_room(channels) + JSON_REPLY_ROOM;
 }
 
@@ -57,14 +59,22 @@ static bool encode_json_backward(struct buffer *out, struct msg_extra *extra, co
 
 // ---- the table
 
-static size_t npy_room(const struct tensor *like, size_t tensors, size_t channels) {
+static size_t npy_room(const struct msg_extra *extra, const struct tensor *like, size_t tensors, size_t channels) {
+    (void)extra;
     (void)like;
     (void)tensors;
     (void)channels;
     return NPY_HEADER_MAX;
 }
 
-static size_t safetensors_room(const struct tensor *like, size_t tensors, size_t channels) {
+static size_t oip_room(const struct msg_extra *extra, const struct tensor *like, size_t tensors, size_t channels) {
+    (void)tensors;
+    return oip_reply_room(extra->infer, like, channels);
+}
+
+static size_t safetensors_room(const struct msg_extra *extra, const struct tensor *like, size_t tensors,
+                               size_t channels) {
+    (void)extra;
     (void)like;
     (void)tensors;
     (void)channels;
@@ -79,6 +89,8 @@ const struct codec codecs[CODEC_FORMS] = {
     [CODEC_SAFETENSORS] = {"application/vnd.safetensors", true, safetensors_decode_call, safetensors_room,
                            safetensors_encode_train, safetensors_encode_inference, safetensors_encode_backward,
                            safetensors_decode_state, safetensors_decode_snapshot},
+    [CODEC_OIP] = {"application/json", true, NULL, oip_room, oip_encode_train, oip_encode_inference,
+                   oip_encode_backward, NULL, NULL},
 };
 
 size_t codec_values_room(const struct codec *codec, const struct tensor *like) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The forms in which requests and replies are written, one row each: what server/ knows of a codec. Each has a header of
-// its own (json.h, npy.h, safetensors.h), which says how it writes what; here is what they have in common.
+// its own (json.h, npy.h, safetensors.h, oip.h), which says how it writes what; here is what they have in common.
 //
 // Decoders return false where `error` was filled in; what they allocated is in the message all the same. Encoders append
 // to `out` what they write, put into `extra` what is sent from its place, and return false where `out` cannot grow. Only
@@ -15,9 +15,9 @@
 #include "buffer.h"
 #include "message.h"
 
-enum codec_form { CODEC_JSON, CODEC_NPY, CODEC_SAFETENSORS };
+enum codec_form { CODEC_JSON, CODEC_NPY, CODEC_SAFETENSORS, CODEC_OIP };
 
-#define CODEC_FORMS 3
+#define CODEC_FORMS 4
 
 struct codec_request {
     struct buffer *body; // the binary forms take it over, for tensors to lie in; it is empty after
@@ -28,10 +28,11 @@ struct codec_request {
 struct codec {
     const char *media_type;
     bool binary; // the values of tensors are sent from where they lie, changed in their place to what the wire has
+    // NULL: the form has requests of its own, which say what call they are (oip.h).
     bool (*decode_call)(struct msg_call *call, enum msg_call_kind kind, const struct codec_request *request,
                         enum bn_dtype dtype, struct msg_error *error);
     // Bytes that a reply takes in `out` at most: so many tensors of this shape and form, and two vectors [channels].
-    size_t (*room)(const struct tensor *like, size_t tensors, size_t channels);
+    size_t (*room)(const struct msg_extra *extra, const struct tensor *like, size_t tensors, size_t channels);
     // y, dx and dresidual (NULL: no such field) must have codec_values_room.
     bool (*encode_train)(struct buffer *out, struct msg_extra *extra, const struct msg_train_reply *reply,
                          struct tensor *y);

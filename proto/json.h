@@ -13,6 +13,7 @@
 
 #include "buffer.h"
 #include "message.h"
+#include "number.h"
 
 // What a body holds besides tensors and vectors may be this long; longer is 413.
 #define JSON_REST_MAX ((size_t)64 * 1024)
@@ -37,6 +38,13 @@ bool json_decode_snapshot(struct msg_snapshot *snapshot, struct json_body body, 
 size_t json_tensor_room(const struct tensor *like);
 // Bytes that a vector of n doubles takes at most.
 size_t json_vector_room(size_t n);
+// Writes one value of an array; those that are not finite are strings. The caller has made JSON_*_ROOM for each, which
+// has place for a comma too, and NUMBER_SLACK behind the last one.
+char *json_write_f32(char *at, float value);
+char *json_write_f64(char *at, double value);
+#define JSON_F32_ROOM (NUMBER_F32_MAX + 1)
+#define JSON_F64_ROOM (NUMBER_F64_MAX + 1)
+
 // Bytes that the rest of any reply takes at most, apart from names in lists.
 #define JSON_REPLY_ROOM ((size_t)2048)
 
@@ -49,6 +57,9 @@ bool json_encode_backward(struct buffer *out, const struct msg_backward_reply *r
 bool json_encode_config(struct buffer *out, const struct msg_config *config, double new_weight, int running_ddof);
 bool json_encode_layer(struct buffer *out, const struct msg_layer *layer);
 bool json_encode_error(struct buffer *out, const struct msg_error *error);
+// The same with another detail (cut at JSON_DETAIL_MAX), which stands in `error` too where that is wanted.
+#define JSON_DETAIL_MAX (MSG_NAME_MAX + MSG_DETAIL_MAX + MSG_POINTER_MAX + 32)
+bool json_encode_problem(struct buffer *out, const struct msg_error *error, const char *detail, bool in_error);
 
 // {"layers": [...], "next_cursor": ...}: begin, each layer with its index, end. cursor NULL: null.
 bool json_begin_list(struct buffer *out);

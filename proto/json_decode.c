@@ -90,10 +90,7 @@ static const struct field step_fields[] = {
 
 // ---- walking a body
 
-// Reads the value of the member `key`, at whose value the scan stands. False: malformed.
-typedef bool (*take_member)(void *context, struct scan *scan, const struct scan_key *key);
-
-static bool walk_members(struct scan *scan, take_member take, void *context) {
+static bool walk_members(struct scan *scan, field_take take, void *context) {
     struct scan_key key;
     bool more = true;
     if (!scan_object(scan)) return false;
@@ -105,7 +102,7 @@ static bool walk_members(struct scan *scan, take_member take, void *context) {
     return false;
 }
 
-static bool walk_body(struct json_body body, take_member take, void *context, struct msg_error *error) {
+bool field_walk(struct json_body body, field_take take, void *context, struct msg_error *error) {
     struct scan scan;
     scan_start(&scan, body.text, body.length, body.budget, error);
     if (scan_peek(&scan) != '{') {
@@ -119,9 +116,8 @@ static bool take_rest(void *context, struct scan *scan, const struct scan_key *k
     return rest_take(context, scan, key);
 }
 
-// The whole body as one parsed object, for bodies without tensors. The caller frees the rest, on failure too.
-static bool parse_small(struct rest *rest, struct json_body body, struct msg_error *error) {
-    if (!walk_body(body, take_rest, rest, error)) return false;
+bool rest_parse(struct rest *rest, struct json_body body, struct msg_error *error) {
+    if (!field_walk(body, take_rest, rest, error)) return false;
     if (rest->object == NULL) rest->object = json_object();
     return rest->object != NULL || msg_fail(error, MSG_MEMORY_FULL, NULL, "out of memory");
 }
@@ -153,7 +149,7 @@ static bool set_whole(struct msg_config *config, json_t *object, const char *nam
 
 bool json_decode_config(struct msg_config *config, struct json_body body, const char *name, struct msg_error *error) {
     struct rest rest = {.known = {config_fields, representation_fields}};
-    const bool ok = parse_small(&rest, body, error) && set_whole(config, rest.object, name, error);
+    const bool ok = rest_parse(&rest, body, error) && set_whole(config, rest.object, name, error);
     rest_free(&rest);
     return ok;
 }
@@ -174,7 +170,7 @@ static bool set_patch(struct msg_config *config, json_t *object, struct msg_erro
 
 bool json_decode_config_patch(struct msg_config *config, struct json_body body, struct msg_error *error) {
     struct rest rest = {.known = {config_fields}};
-    const bool ok = parse_small(&rest, body, error) && set_patch(config, rest.object, error);
+    const bool ok = rest_parse(&rest, body, error) && set_patch(config, rest.object, error);
     rest_free(&rest);
     return ok;
 }
@@ -263,7 +259,7 @@ bool json_decode_call(struct msg_call *call, enum msg_call_kind kind, struct jso
                       struct msg_error *error) {
     struct call_walk walk = {
         .call = call, .kind = kind, .dtype = dtype, .rest = {.known = {call_fields, call_tables[kind]}}};
-    const bool ok = walk_body(body, take_call_member, &walk, error) &&
+    const bool ok = field_walk(body, take_call_member, &walk, error) &&
                     (walk.rest.object == NULL || field_set_call(call, kind, walk.rest.object, error)) &&
                     field_check_call(call, kind, walk.seen, error);
     rest_free(&walk.rest);
@@ -330,7 +326,7 @@ static bool set_state_rest(struct msg_state *state, json_t *object, const char *
 
 bool json_decode_state(struct msg_state *state, struct json_body body, struct msg_error *error) {
     struct state_walk walk = {.state = state, .rest = {.known = {state_fields}}};
-    const bool ok = walk_body(body, take_state_member, &walk, error) &&
+    const bool ok = field_walk(body, take_state_member, &walk, error) &&
                     (walk.rest.object == NULL || set_state_rest(state, walk.rest.object, "", error));
     rest_free(&walk.rest);
     return ok;
@@ -392,7 +388,7 @@ static bool sort_unique(struct msg_snapshot *snapshot, struct msg_error *error) 
 }
 
 bool json_decode_snapshot(struct msg_snapshot *snapshot, struct json_body body, struct msg_error *error) {
-    if (!walk_body(body, take_snapshot_member, snapshot, error)) return false;
+    if (!field_walk(body, take_snapshot_member, snapshot, error)) return false;
     if (snapshot->entries == NULL) return msg_fail(error, MSG_MISSING_FIELD, "/layers", "layers is missing");
     return sort_unique(snapshot, error);
 }

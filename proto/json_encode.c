@@ -9,16 +9,12 @@
 
 #include "base64.h"
 #include "json.h"
-#include "number.h"
 #include "scan.h"
 
 // The longest special value with its quotes, "-Infinity".
 #define SPECIAL_MAX 11
 
-// Room of one value in an array, with its comma.
-#define F32_ROOM (NUMBER_F32_MAX + 1)
-#define F64_ROOM (NUMBER_F64_MAX + 1)
-_Static_assert(F32_ROOM > SPECIAL_MAX, "a special value fits the room of a number");
+_Static_assert(JSON_F32_ROOM > SPECIAL_MAX, "a special value fits the room of a number");
 
 __attribute__((format(printf, 2, 3))) static bool put(struct buffer *out, const char *format, ...) {
     char text[512];
@@ -45,17 +41,17 @@ static char *write_special(char *at, double value) {
     return at + length;
 }
 
-static char *write_f64(char *at, double value) {
+char *json_write_f64(char *at, double value) {
     return isfinite(value) ? number_write_f64(at, value) : write_special(at, value);
 }
 
-static char *write_f32(char *at, float value) {
+char *json_write_f32(char *at, float value) {
     return isfinite(value) ? number_write_f32(at, value) : write_special(at, value);
 }
 
 static bool put_real(struct buffer *out, const char *name, double value) {
-    char text[F64_ROOM + NUMBER_SLACK];
-    char *const end = write_f64(text, value);
+    char text[JSON_F64_ROOM + NUMBER_SLACK];
+    char *const end = json_write_f64(text, value);
     return put(out, "\"%s\":%.*s", name, (int)(end - text), text);
 }
 
@@ -67,13 +63,13 @@ static char *write_values(char *at, const void *values, enum bn_dtype dtype, siz
     const double *const f64 = values;
     for (size_t i = from; i < from + n; i++) {
         if (i > from) *at++ = ',';
-        at = dtype == BN_F32 ? write_f32(at, f32[i]) : write_f64(at, f64[i]);
+        at = dtype == BN_F32 ? json_write_f32(at, f32[i]) : json_write_f64(at, f64[i]);
     }
     return at;
 }
 
 size_t json_vector_room(size_t n) {
-    return n * F64_ROOM + NUMBER_SLACK + 2;
+    return n * JSON_F64_ROOM + NUMBER_SLACK + 2;
 }
 
 static bool put_vector(struct buffer *out, const char *name, const double *values, size_t n) {
@@ -100,7 +96,7 @@ static size_t base64_room(const struct tensor *like) {
 
 size_t json_tensor_room(const struct tensor *like) {
     if (like->form == TENSOR_BASE64) return base64_room(like);
-    const size_t values = like->count * (like->dtype == BN_F32 ? F32_ROOM : F64_ROOM);
+    const size_t values = like->count * (like->dtype == BN_F32 ? JSON_F32_ROOM : JSON_F64_ROOM);
     return values + NUMBER_SLACK + (like->form == TENSOR_NESTED ? bracket_room(like) : 256);
 }
 
@@ -255,7 +251,7 @@ static size_t room_of(const struct buffer *out) {
 // Writes the values from `next` on that there is room for, and the bracket behind the last one.
 static bool put_values(struct buffer *out, const double *values, size_t n, size_t *next) {
     const size_t room = room_of(out), extra = 1 + NUMBER_SLACK, left = n - *next;
-    const size_t fitting = room > extra ? (room - extra) / F64_ROOM : 0;
+    const size_t fitting = room > extra ? (room - extra) / JSON_F64_ROOM : 0;
     const size_t count = fitting < left ? fitting : left;
     char *at = (char *)out->data + out->size;
     if (count > 0 && *next > 0) *at++ = ',';
@@ -375,18 +371,23 @@ static bool put_object(struct buffer *out, json_t *object) {
     return ok;
 }
 
-bool json_encode_error(struct buffer *out, const struct msg_error *error) {
+bool json_encode_problem(struct buffer *out, const struct msg_error *error, const char *detail, bool in_error) {
     const struct msg_code_row *const row = &msg_codes[error->code];
-    char type[64], detail[MSG_DETAIL_MAX], pointer[MSG_POINTER_MAX];
+    char type[64], text[JSON_DETAIL_MAX], pointer[MSG_POINTER_MAX];
     snprintf(type, sizeof type, "/problems/%s", row->name);
-    memcpy(detail, error->detail, sizeof detail);
+    snprintf(text, sizeof text, "%s", detail);
     memcpy(pointer, error->pointer, sizeof pointer);
-    make_utf8(detail);
+    make_utf8(text);
     make_utf8(pointer);
     json_t *const problem = json_pack("{s:s, s:s, s:i, s:s, s:s}", "type", type, "title", row->title, "status",
-                                      row->status, "detail", detail, "code", row->name);
+                                      row->status, "detail", text, "code", row->name);
     if (problem != NULL && error->has_pointer) json_object_set_new(problem, "pointer", json_string(pointer));
+    if (problem != NULL && in_error) json_object_set_new(problem, "error", json_string(text));
     return put_object(out, problem);
+}
+
+bool json_encode_error(struct buffer *out, const struct msg_error *error) {
+    return json_encode_problem(out, error, error->detail, false);
 }
 
 bool json_encode_version(struct buffer *out, const char *version, const char *cpu, unsigned threads,

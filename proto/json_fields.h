@@ -9,8 +9,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "json.h"
 #include "message.h"
 #include "scan.h"
+
+// Reads the value of the member `key`, at whose value the scan stands. False: malformed.
+typedef bool (*field_take)(void *context, struct scan *scan, const struct scan_key *key);
+
+// Walks the members of a body that is an object.
+bool field_walk(struct json_body body, field_take take, void *context, struct msg_error *error);
 
 enum field_type {
     FIELD_BOOL,         // bool
@@ -82,6 +89,9 @@ struct rest {
 // Parses the member's value, at which the scan stands, and keeps it. False where the text is malformed; what is wrong
 // with the value otherwise is put into the scan's error.
 bool rest_take(struct rest *rest, struct scan *scan, const struct scan_key *key);
+
+// The whole body as one parsed object, for bodies without tensors. The rest is to be freed in any case.
+bool rest_parse(struct rest *rest, struct json_body body, struct msg_error *error);
 
 void rest_free(struct rest *rest);
 

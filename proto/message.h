@@ -210,6 +210,33 @@ enum msg_mode { MSG_MODE_TRAIN, MSG_MODE_INFERENCE };
 
 #define MSG_CACHE_ID_MAX 64
 
+// Tensors of a call, as inputs of the Open Inference Protocol, and what a reply has, as its outputs.
+enum msg_input { MSG_INPUT_X, MSG_INPUT_DOUT, MSG_INPUT_RESIDUAL };
+enum msg_output { MSG_Y, MSG_BATCH_MEAN, MSG_BATCH_VAR, MSG_DX, MSG_DGAMMA, MSG_DBETA, MSG_DRESIDUAL };
+
+#define MSG_INPUTS 3
+#define MSG_OUTPUTS 7
+#define MSG_OUTPUTS_MAX 4 // of one reply
+#define MSG_ID_MAX 256
+
+// What an infer request says beside its call: what the reply is to have, and where its inputs stood.
+struct msg_infer {
+    const char *model;       // the layer's name; borrowed
+    char id[MSG_ID_MAX + 1]; // JSON text, quotes included; empty: none
+    struct {
+        enum msg_output name;
+        bool binary;
+    } outputs[MSG_OUTPUTS_MAX];
+    size_t output_count;
+    bool chosen; // the request named them
+    struct {
+        bool given, in_json;
+        size_t index; // among the inputs
+    } inputs[MSG_INPUTS];
+    bool raw;            // the body is x and nothing else
+    uint64_t timeout_us; // 0: none of its own
+};
+
 struct msg_call {
     struct tensor x, dout, residual;
     struct buffer body;               // owned: what a binary body holds in place; the tensors may lie in it
@@ -221,6 +248,7 @@ struct msg_call {
     int mode; // enum msg_mode
     bool has_step;
     double lr, weight_decay;
+    struct msg_infer infer;
 };
 
 void msg_call_free(struct msg_call *call);
@@ -238,7 +266,8 @@ struct msg_options {
 };
 
 // What a reply consists of besides the buffer that it was encoded into: bytes that are sent from where they lie, behind
-// that buffer and in this order, and fields of the head. Bytes and names are borrowed.
+// that buffer and in this order, and fields of the head. Bytes and names are borrowed. An infer request's reply is what
+// `infer` asks for, which is set before.
 struct msg_piece {
     const void *data;
     size_t size;
@@ -257,6 +286,8 @@ struct msg_extra {
     size_t pieces;
     struct msg_head_field field[MSG_HEAD_FIELDS_MAX];
     size_t fields;
+    const struct msg_infer *infer; // NULL for the other forms
+    const char *media_type;        // NULL: the form's
 };
 
 // What a reply says besides its tensor; arrays [channels] borrowed.

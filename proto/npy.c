@@ -247,16 +247,6 @@ static bool take_elements(struct tensor *tensor, struct buffer *body, const stru
     return binary_take(tensor, body, at, &floor, dtype, name, budget, error);
 }
 
-// A pass that is kept takes no more memory than its elements.
-static void trim_kept(struct msg_call *call) {
-    struct buffer *const values = &call->x.values;
-    if (!call->keep || values->memory != NULL) return;
-    const size_t at = (size_t)(values->data - call->body.data), size = call->x.count * bn_dtype_size(call->x.dtype);
-    call->body.size = at + size;
-    buffer_trim(&call->body);
-    *values = buffer_borrow(&call->body, at, size);
-}
-
 bool npy_decode_call(struct msg_call *call, enum msg_call_kind kind, const struct codec_request *request,
                      enum bn_dtype dtype, struct msg_error *error) {
     const bool backward = kind == MSG_BACKWARD;
@@ -270,7 +260,7 @@ bool npy_decode_call(struct msg_call *call, enum msg_call_kind kind, const struc
     if (!set_dtype(tensor, &header, &options, name, error) || !set_shape(tensor, &header, name, error)) return false;
     if (!take_elements(tensor, &call->body, &header, dtype, name, request->budget, error)) return false;
     if (tensor->values.memory != NULL) buffer_free(&call->body);
-    trim_kept(call);
+    binary_trim_kept(call);
     return true;
 }
 

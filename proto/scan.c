@@ -308,3 +308,34 @@ bool scan_member(struct scan *scan, struct scan_key *key, bool *more, bool first
 void scan_end_member(struct scan *scan, const struct scan_key *key) {
     scan_pop(scan, key->parent_length);
 }
+
+// ---- arrays
+
+bool scan_array(struct scan *scan) {
+    if (scan_peek(scan) != '[') return scan_malformed(scan, "expected '['");
+    scan->at++;
+    return true;
+}
+
+bool scan_item(struct scan *scan, size_t index, bool *more, size_t *parent_length) {
+    char token[24];
+    const char c = scan_peek(scan);
+    *parent_length = scan->pointer_length;
+    *more = c != ']';
+    if (!*more) {
+        scan->at++;
+        return true;
+    }
+    if (index > 0) {
+        if (c != ',') return scan_malformed(scan, "expected ',' or ']'");
+        scan->at++;
+    }
+    snprintf(token, sizeof token, "%zu", index);
+    scan_push(scan, token);
+    skip_space(scan);
+    return true;
+}
+
+void scan_end_item(struct scan *scan, size_t parent_length) {
+    scan_pop(scan, parent_length);
+}

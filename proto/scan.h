@@ -54,6 +54,11 @@ bool scan_object(struct scan *scan);
 bool scan_member(struct scan *scan, struct scan_key *key, bool *more, bool first);
 void scan_end_member(struct scan *scan, const struct scan_key *key);
 
+// The same for arrays: scan_item counts the values that were read before. scan_end_item takes what it gave.
+bool scan_array(struct scan *scan);
+bool scan_item(struct scan *scan, size_t index, bool *more, size_t *parent_length);
+void scan_end_item(struct scan *scan, size_t parent_length);
+
 // Skips one value of any kind. span may be NULL.
 bool scan_skip(struct scan *scan, struct scan_span *span);
 
@@ -73,6 +78,13 @@ void scan_pop(struct scan *scan, size_t length);
 
 // Reads a tensor in one of the three JSON forms, its elements as `dtype`.
 bool scan_tensor(struct scan *scan, struct tensor *tensor, enum bn_dtype dtype);
+
+// Reads numbers in arrays, flat or nested: values, count and first_nonfinite of the tensor, and as rank (from 1 on) and
+// dim how they are nested.
+bool scan_numbers(struct scan *scan, struct tensor *tensor, enum bn_dtype dtype);
+
+// Reads the shape of a tensor: rank, dim and count.
+bool scan_shape(struct scan *scan, struct tensor *tensor);
 
 // Reads the base64 text of a tensor (what stands between the quotes, which is JSON) whose shape and wire type are
 // known. What is wrong with it is put into the error.

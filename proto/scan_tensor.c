@@ -242,6 +242,19 @@ static bool read_nested_tensor(struct scan *scan, struct tensor *tensor) {
     return true;
 }
 
+bool scan_numbers(struct scan *scan, struct tensor *tensor, enum bn_dtype dtype) {
+    struct nest nest;
+    tensor->dtype = dtype;
+    if (scan_peek(scan) != '[') return scan_refuse(scan, MSG_WRONG_TYPE, "expected an array of numbers");
+    struct sink sink = sink_start_tensor(scan, tensor);
+    if (!read_nested(scan, &nest, &sink)) return false;
+    if (scan->error->code != MSG_OK) return true;
+    tensor->rank = nest_rank(&nest);
+    memcpy(tensor->dim, nest.dim, sizeof tensor->dim);
+    finish_values(tensor, &sink);
+    return true;
+}
+
 // Reads a flat array of numbers into the sink. *refused: the error is set, the values are not to be used.
 static bool read_flat(struct scan *scan, struct sink *sink, bool *refused) {
     struct nest nest;
@@ -282,7 +295,7 @@ struct tensor_members {
     size_t escapes;        // backslashes in it
 };
 
-static bool read_shape(struct scan *scan, struct tensor *tensor) {
+bool scan_shape(struct scan *scan, struct tensor *tensor) {
     struct buffer values = {.budget = scan->budget};
     struct sink sink = sink_start(scan, &values, BN_F64);
     bool refused = false;
@@ -363,7 +376,7 @@ static bool read_tensor_member(struct scan *scan, const char *name, struct tenso
     if (*known[i].seen) return scan_refuse(scan, MSG_DUPLICATE_FIELD, "the field is given twice");
     *known[i].seen = true;
     switch (i) {
-    case 0: return read_shape(scan, tensor);
+    case 0: return scan_shape(scan, tensor);
     case 1: return read_data(scan, tensor, data_count);
     case 2: return read_wire_dtype(scan, tensor);
     default: return read_string(scan, &seen->text);

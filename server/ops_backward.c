@@ -237,7 +237,7 @@ static bool prepare(struct job *job) {
     struct batch *const batch = &job->batch;
     const struct tensor *const dout = &job->call.dout;
     const bool has_residual = residual_of(job)->present;
-    const size_t room = reply_writer(job)->room(dout, has_residual ? 2 : 1, batch->shape.channels);
+    const size_t room = reply_writer(job)->room(&job->reply.extra, dout, has_residual ? 2 : 1, batch->shape.channels);
     if (!batch_allocate(batch, &job->error) || !buffer_reserve(&job->reply.body, room)) return false;
     if (job->call.has_step && !buffer_reserve(dx_of(job), gradient_room(job))) return false;
     struct buffer *const dresidual = &batch->dresidual;

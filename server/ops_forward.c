@@ -173,7 +173,7 @@ static bool prepare_train(struct job *job) {
     const struct codec *const writer = reply_writer(job);
     if (!batch_allocate(batch, &job->error)) return false;
     if (!buffer_reserve(&batch->y.values, codec_values_room(writer, x))) return false;
-    if (!buffer_reserve(&job->reply.body, writer->room(x, 1, channels))) return false;
+    if (!buffer_reserve(&job->reply.body, writer->room(&job->reply.extra, x, 1, channels))) return false;
     if (!job->call.keep) return true;
     const size_t residual = job->call.activation != BN_IDENTITY ? job->call.residual.values.capacity : 0;
     const size_t bytes =
@@ -240,6 +240,6 @@ enum job_result ops_inference(struct job *job) {
     job_count(job, &job->layer->inference);
     const struct codec *const writer = reply_writer(job);
     return reply_with(job, 200,
-                      buffer_reserve(&job->reply.body, writer->room(x, 1, 0)) &&
+                      buffer_reserve(&job->reply.body, writer->room(&job->reply.extra, x, 1, 0)) &&
                           writer->encode_inference(&job->reply.body, &job->reply.extra, x, state->version));
 }

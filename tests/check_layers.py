@@ -32,12 +32,12 @@ FOREIGN = {
     "proto": ("MHD_", "uv_", "sqlite3_", "PQ"),
 }
 KERNEL_EXPORTS = ("bn_", "pool_", "cpu_", "tier_", "tiers_", "scalar_", "avx2_", "avx512_", "neon_")
-PROTO_EXPORTS = ("base64_", "binary_", "budget_", "buffer_", "codec", "field_", "json_", "msg_", "npy_", "number_", "proto_", "rest_",
+PROTO_EXPORTS = ("base64_", "binary_", "budget_", "buffer_", "codec", "field_", "json_", "msg_", "npy_", "number_", "oip_", "proto_", "rest_",
                  "safetensors_", "scan_", "tensor_", "wire_")
 # server/ has two layers in one folder, and main.c above both. Every other file is service.
 STATE = ("server/layer", "server/registry", "server/restore", "server/store*", "server/writer")
 # What state never knows, besides the HTTP library: how messages are written.
-NOT_FOR_STATE = ("proto/codec", "proto/binary", "proto/json*", "proto/npy*", "proto/safetensors*", "proto/scan*", "proto/number*", "proto/base64*")
+NOT_FOR_STATE = ("proto/codec", "proto/binary", "proto/json*", "proto/npy*", "proto/oip*", "proto/safetensors*", "proto/scan*", "proto/number*", "proto/base64*")
 # Anyone in server/ may include these; they include nothing of ours but their own header.
 LEAVES = ("server/address", "server/config", "server/log", "server/metrics", "server/taken",
           "server/version")
