@@ -15,6 +15,9 @@ struct connection {
     enum phase phase;
     uint64_t deadline_ns;
     bool cut, answered;
+    // PHASE_BODY: what is said at its end; borrowed, NULL: what connections_reap is given.
+    const char *late_reply;
+    size_t late_size;
     // PHASE_DISCARD: the last words; owned.
     void *refusal;
     size_t refusal_size;
@@ -90,6 +93,16 @@ bool connections_enter(struct connections *connections, struct connection *conne
     const bool alive = enter(connection, phase, deadline_ns);
     uv_mutex_unlock(&connections->lock);
     return alive;
+}
+
+void connections_on_timeout(struct connections *connections, struct connection *connection, const char *reply,
+                            size_t size) {
+    // The connection's own thread alone writes it, so it may look without the lock: mostly there is nothing to do.
+    if (connection == NULL || connection->late_reply == reply) return;
+    uv_mutex_lock(&connections->lock);
+    connection->late_reply = reply;
+    connection->late_size = size;
+    uv_mutex_unlock(&connections->lock);
 }
 
 bool connections_refuse(struct connections *connections, struct connection *connection, const void *reply, size_t size,
@@ -178,7 +191,8 @@ static void reap(struct connection *connection, uint64_t now_ns, const char *tim
     } else if (now_ns < connection->deadline_ns) {
         return;
     } else if (connection->phase == PHASE_BODY) {
-        answer(connection, timeout_reply, size, now_ns);
+        const bool own = connection->late_reply != NULL;
+        answer(connection, own ? connection->late_reply : timeout_reply, own ? connection->late_size : size, now_ns);
     } else if (connection->phase == PHASE_DISCARD && connection->refusal != NULL) {
         answer(connection, connection->refusal, connection->refusal_size, now_ns);
     } else {

@@ -44,6 +44,11 @@ void connections_remove(struct connections *connections, struct connection *conn
 bool connections_enter(struct connections *connections, struct connection *connection, enum phase phase,
                        uint64_t deadline_ns);
 
+// What the peer is told, as it goes over the wire, at the end of PHASE_BODY of its next requests; it must outlive the
+// connection. NULL: what connections_reap is given. By the thread that serves the connection.
+void connections_on_timeout(struct connections *connections, struct connection *connection, const char *reply,
+                            size_t size);
+
 // Enters PHASE_DISCARD with the whole reply, as it goes over the wire, that is to be said before the cut. The bytes are
 // copied. False as above, and where there is no memory.
 bool connections_refuse(struct connections *connections, struct connection *connection, const void *reply, size_t size,
@@ -62,7 +67,7 @@ bool connections_answer(struct connections *connections, struct connection *conn
 // True where last words were sent, here or by connections_reap.
 bool connections_answered(struct connections *connections, const struct connection *connection);
 
-// Cuts what is past its deadline; those in PHASE_BODY are told `timeout_reply` first, those in PHASE_DISCARD what they
+// Cuts what is past its deadline; those in PHASE_BODY are told `timeout_reply` or their own first, those in PHASE_DISCARD what they
 // were refused with.
 void connections_reap(struct connections *connections, uint64_t now_ns, const char *timeout_reply, size_t size);
 

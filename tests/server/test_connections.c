@@ -62,6 +62,23 @@ static void expect_cut(struct connections *all, struct peer *peer, const char *l
     assert_false(connections_enter(all, peer->connection, PHASE_WORK, UINT64_MAX)); // and stays so
 }
 
+// One with words of its own says them, once it has them, and no longer than it does.
+static void test_own_last_words(void **state) {
+    (void)state;
+    static const char own[] = "HTTP/1.1 408 Request Timeout\r\nX: y\r\n\r\n";
+    struct connections *all = connections_new();
+    for (int kind = 0; kind < 3; kind++) {
+        struct peer peer = connect_in(all, PHASE_BODY, 1000);
+        if (kind > 0) connections_on_timeout(all, peer.connection, own, strlen(own));
+        if (kind == 2) connections_on_timeout(all, peer.connection, NULL, 0);
+        connections_reap(all, 1000, timeout_reply, strlen(timeout_reply));
+        expect_cut(all, &peer, kind == 1 ? own : timeout_reply);
+        disconnect(all, &peer);
+    }
+    connections_on_timeout(all, NULL, own, strlen(own));
+    connections_free(&all);
+}
+
 static void test_reap(void **state) {
     (void)state;
     struct connections *all = connections_new();
@@ -294,14 +311,9 @@ static void test_threads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refuse),
-        cmocka_unit_test(test_reply_progress),
-        cmocka_unit_test(test_reap),
-        cmocka_unit_test(test_phases),
-        cmocka_unit_test(test_cut_idle),
-        cmocka_unit_test(test_full_socket),
-        cmocka_unit_test(test_order_of_removal),
-        cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_refuse),         cmocka_unit_test(test_reply_progress),   cmocka_unit_test(test_reap),
+        cmocka_unit_test(test_own_last_words), cmocka_unit_test(test_phases),           cmocka_unit_test(test_cut_idle),
+        cmocka_unit_test(test_full_socket),    cmocka_unit_test(test_order_of_removal), cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests_name("connections", tests, NULL, NULL);
 }
