@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "reply.h"
+#include "times.h"
 #include "../proto/scan.h"
 
 double *batch_vector(const struct batch *batch, enum batch_vector vector) {
@@ -34,6 +35,7 @@ bool batch_decode(struct job *job, enum msg_call_kind kind) {
     if (!reply_reader(job)->decode_call(&job->call, kind, &request, dtype, &job->error)) return false;
     buffer_free(&job->body);
     if (reply_reader(job)->binary && !reply_writer(job)->binary) show_as_numbers(&job->call);
+    times_mark(job, JOB_DECODED);
     return true;
 }
 

@@ -7,6 +7,7 @@
 #include <strings.h>
 
 #include "routes.h"
+#include "../proto/oip.h"
 
 // ---- fields
 
@@ -53,6 +54,7 @@ void head_add(struct head *head, const char *name, const char *value) {
                  {"Content-Type", &head->content_type},
                  {"Expect", &head->expect},
                  {"Idempotency-Key", &head->idempotency_key},
+                 {"Inference-Header-Content-Length", &head->inference_header},
                  {"Origin", &head->origin},
                  {"Transfer-Encoding", &head->transfer_encoding}};
     for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
@@ -63,7 +65,10 @@ void head_add(struct head *head, const char *name, const char *value) {
     const struct {
         const char *name;
         struct field_lines *lines;
-    } lists[] = {{"Accept", &head->accept}, {"If-Match", &head->if_match}, {"If-None-Match", &head->if_none_match}};
+    } lists[] = {{"Accept", &head->accept},
+                 {"Accept-Encoding", &head->accept_encoding},
+                 {"If-Match", &head->if_match},
+                 {"If-None-Match", &head->if_none_match}};
     for (size_t i = 0; i < sizeof lists / sizeof lists[0]; i++) {
         if (strcasecmp(name, lists[i].name) == 0) add_line(head, lists[i].lines, value);
     }
@@ -210,6 +215,71 @@ static bool choose_form(enum codec_form *chosen, const struct field_lines *accep
     return best > 0;
 }
 
+// ---- infer requests
+
+static bool read_coding(enum coding *coding, const char *value, bool coded) {
+    *coding = CODING_NONE;
+    if (value == NULL || *value == '\0' || strcasecmp(value, coding_names[CODING_NONE]) == 0) return true;
+    const char *const name = strcasecmp(value, "x-gzip") == 0 ? coding_names[CODING_GZIP] : value;
+    for (int i = CODING_GZIP; i <= CODING_DEFLATE && coded; i++) {
+        if (strcasecmp(name, coding_names[i]) != 0) continue;
+        *coding = (enum coding)i;
+        return true;
+    }
+    return false;
+}
+
+// The coding that the client weighs most, of those that there are.
+static void choose_coding(struct job_forms *forms, const struct field_lines *accept) {
+    int best = 0, named = 0;
+    for (unsigned i = 0; i < accept->count; i++) {
+        for (const char *at = accept->values[i] + strspn(accept->values[i], " \t,"); *at != '\0';
+             at += strspn(at, " \t,")) {
+            const size_t length = strcspn(at, ",");
+            const int weight = weight_of(at, length);
+            named += weight > 0 && !is_type(at, type_length(at), coding_names[CODING_NONE]);
+            for (int coding = CODING_GZIP; coding <= CODING_DEFLATE; coding++) {
+                if (weight <= best || !is_type(at, type_length(at), coding_names[coding])) continue;
+                best = weight;
+                forms->reply_coding = (enum coding)coding;
+            }
+            at += length;
+        }
+    }
+    forms->coding_wanted = named == 1 && forms->reply_coding != CODING_NONE;
+}
+
+static bool read_header_length(struct job_forms *forms, const char *value, struct msg_error *error) {
+    forms->has_header = value != NULL;
+    if (value == NULL) return true;
+    if (*value == '\0' || strspn(value, "0123456789") != strlen(value))
+        return msg_fail(error, MSG_BAD_HEADER, NULL, "Inference-Header-Content-Length is not a decimal number");
+    forms->header = strtoull(value, NULL, 10); // ULLONG_MAX where it does not fit: more than any body has
+    forms->padding = oip_padding(forms->header);
+    return true;
+}
+
+// Clients of the protocol label bodies as they like, so that labels are not looked at; only pages of a browser, which
+// may send some without asking, must use one of those that they may not.
+static bool check_oip(const struct head *head, const struct route *route, struct job_forms *forms,
+                      struct msg_error *error) {
+    const bool coded = (route->flags & ROUTE_CODED) != 0;
+    const char *const type = head->content_type != NULL ? head->content_type : "";
+    if (!read_coding(&forms->body_coding, head->content_encoding, coded))
+        return msg_fail(error, MSG_UNSUPPORTED_MEDIA_TYPE, NULL, "Content-Encoding is not supported here%s",
+                        coded ? ", but for gzip and deflate" : "");
+    if (head->origin != NULL && !is_type(type, type_length(type), "application/json") &&
+        !is_type(type, type_length(type), "application/octet-stream"))
+        return msg_fail(error, MSG_UNSUPPORTED_MEDIA_TYPE, NULL,
+                        "a request with Origin needs Content-Type: application/json or application/octet-stream");
+    if (!coded) return true;
+    forms->reads = forms->writes = CODEC_OIP;
+    choose_coding(forms, &head->accept_encoding);
+    return read_header_length(forms, head->inference_header, error);
+}
+
+// ---- all of them
+
 static bool check_body_type(const struct head *head, const struct route *route, struct job_forms *forms,
                             struct msg_error *error) {
     const char *const type = head->content_type;
@@ -237,6 +307,7 @@ static bool check_accept(const struct head *head, const struct route *route, str
                          struct msg_error *error) {
     char types[160];
     const char *const fixed = route->content_type;
+    if (forms->writes == CODEC_OIP) return true; // what the reply is stands in the body
     if (route->writes == 0 && (fixed == NULL || acceptance(&head->accept, fixed) > 0)) return true;
     const bool may_be_npy = forms->unlabelled && (route->reads & 1u << CODEC_NPY) != 0;
     forms->unlabelled = may_be_npy && choose_form(&forms->npy_writes, &head->accept, route->writes, CODEC_NPY);
@@ -258,7 +329,8 @@ bool head_check(const struct head *head, const struct route *route, struct job_f
     if (takes_body && head->idempotency_key != NULL) {
         return msg_fail(error, MSG_NOT_BUILT, NULL, "this build does not have idempotency keys; nothing was changed");
     }
-    if (takes_body && !check_body_type(head, route, forms, error)) return false;
+    const bool oip = (route->flags & ROUTE_OIP) != 0;
+    if (takes_body && !(oip ? check_oip : check_body_type)(head, route, forms, error)) return false;
     if (!probe && (!etag_valid(&head->if_match) || !etag_valid(&head->if_none_match)))
         return msg_fail(error, MSG_BAD_HEADER, NULL, "If-Match and If-None-Match are * or entity tags in quotes");
     return probe || check_accept(head, route, forms, error);

@@ -18,8 +18,8 @@ struct route;
 struct head {
     // Values are borrowed from the connection; NULL: not given.
     const char *content_type, *content_encoding, *transfer_encoding, *expect;
-    const char *idempotency_key, *origin;
-    struct field_lines accept, if_match, if_none_match;
+    const char *idempotency_key, *inference_header, *origin;
+    struct field_lines accept, accept_encoding, if_match, if_none_match;
     int hosts, lengths, codings;
     bool has_length, bad_length;
     uint64_t length; // Content-Length; UINT64_MAX where it does not fit
@@ -37,7 +37,7 @@ bool head_has_body(const struct head *head);
 bool head_expects_continue(const struct head *head, const char *version);
 
 // Sets the forms in which the body comes and the reply goes: what Accept weighs most, of equal ones that of the body,
-// then that of the lower number. False where the request cannot be served by the route: body where there is none, media
+// then that of the lower number. Those of /v2 do not depend on either. False where the request cannot be served by the route: body where there is none, media
 // types, idempotency keys.
 bool head_check(const struct head *head, const struct route *route, struct job_forms *forms, struct msg_error *error);
 

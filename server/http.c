@@ -17,7 +17,6 @@
 #include "http_exchange.h"
 #include "log.h"
 #include "routes.h"
-#include "../proto/json.h"
 
 #define HEAD_NS (10 * SECOND_NS) // from the connect to the end of the request line, and from there to that of the head
 #define IDLE_NS (75 * SECOND_NS) // from a reply to the end of the next request line
@@ -33,7 +32,7 @@ struct http {
     struct MHD_Daemon *daemon;
     MHD_socket listening; // once draining: ours to close
     struct connections *connections;
-    struct buffer timeout_reply; // what a body that does not arrive is answered with
+    struct buffer timeout_reply, oip_timeout_reply; // what a body that does not arrive is answered with
 };
 
 // ---- the head
@@ -75,6 +74,7 @@ static void find_route(struct exchange *exchange, const char *method, const char
         msg_fail(&job->error, MSG_BAD_NAME, NULL,
                  "a layer's name has 1 to 128 of A-Z a-z 0-9 . _ - and begins with a letter or digit");
         return;
+    case ROUTE_NO_VERSION: msg_fail(&job->error, MSG_NOT_FOUND, NULL, "a layer has the one version \"1\""); return;
     case ROUTE_NO_METHOD:
         route_allow(exchange->allow, sizeof exchange->allow, path);
         msg_fail(&job->error, MSG_METHOD_NOT_ALLOWED, NULL, "allowed here: %s", exchange->allow);
@@ -86,14 +86,21 @@ static size_t body_limit(const struct job *job) {
     return (job->route->flags & ROUTE_BIG_BODY) != 0 ? job->service->memory->limit : job->service->max_body;
 }
 
+// What stands before a body; one in a coding is not yet the body that it aligns.
+static size_t padding_of(const struct job *job) {
+    return job->forms.body_coding == CODING_NONE ? job->forms.padding : 0;
+}
+
 // Memory follows what has arrived, not what a head announces: else a few idle sockets would hold all of it.
 static void reserve_body(struct job *job, const struct head *head) {
-    const size_t limit = body_limit(job);
+    static const unsigned char padding[BUFFER_ALIGNMENT] = {0};
+    const size_t before = padding_of(job), limit = body_limit(job);
+    const size_t room = head->length < FIRST_ROOM ? (size_t)head->length : FIRST_ROOM;
     if (head->has_length && head->length > limit) {
         msg_fail(&job->error, MSG_BODY_TOO_LARGE, NULL, "the body has %" PRIu64 " bytes, the limit is %zu",
                  head->length, limit);
-    } else if (head->has_length &&
-               !buffer_reserve(&job->body, head->length < FIRST_ROOM ? (size_t)head->length : FIRST_ROOM)) {
+    } else if ((head->has_length && !buffer_reserve(&job->body, before + room)) ||
+               !buffer_append(&job->body, padding, before)) {
         msg_fail(&job->error, MSG_MEMORY_FULL, NULL, "the body does not fit what is left of the memory budget");
     }
 }
@@ -166,11 +173,11 @@ static struct exchange *exchange_new(struct http *http, struct MHD_Connection *c
 
 // A whole reply as it goes over the wire, for those that libmicrohttpd cannot send: it takes none while it waits for a
 // body.
-static bool write_reply(struct buffer *out, const struct msg_error *error, const char *fields, bool with_body) {
+static bool write_reply(struct buffer *out, const struct job *job, const char *fields, bool with_body) {
     struct buffer body = {0};
     char head[512];
-    const unsigned status = (unsigned)msg_codes[error->code].status;
-    bool ok = json_encode_error(&body, error);
+    const unsigned status = (unsigned)msg_codes[job->error.code].status;
+    bool ok = job_encode_error(&body, job);
     const int length = snprintf(head, sizeof head,
                                 "HTTP/1.1 %u %s\r\nContent-Type: application/problem+json\r\n"
                                 "Content-Length: %zu\r\n%sConnection: close\r\n\r\n",
@@ -185,8 +192,9 @@ static bool write_reply(struct buffer *out, const struct msg_error *error, const
 static void write_fields(char *out, size_t room, const struct exchange *exchange) {
     const int status = msg_codes[exchange->job->error.code].status;
     const bool allow = exchange->allow[0] != '\0';
-    snprintf(out, room, "%s%s%s%s", allow ? "Allow: " : "", exchange->allow, allow ? "\r\n" : "",
-             status == 503 ? "Retry-After: 1\r\n" : "");
+    snprintf(out, room, "%s%s%s%s%s", allow ? "Allow: " : "", exchange->allow, allow ? "\r\n" : "",
+             status == 503 ? "Retry-After: 1\r\n" : "",
+             exchange_tells_codings(exchange) ? "Accept-Encoding: " CODING_ALL "\r\n" : "");
 }
 
 // From here on the body is thrown away, and the job's error is the reply: sent once the body is complete or, where it
@@ -196,7 +204,7 @@ static enum MHD_Result begin_discard(struct exchange *exchange) {
     char fields[128];
     write_fields(fields, sizeof fields, exchange);
     const uint64_t end = uv_hrtime() + DISCARD_NS;
-    const bool ok = write_reply(&reply, &exchange->job->error, fields, strcmp(exchange->method, "HEAD") != 0) &&
+    const bool ok = write_reply(&reply, exchange->job, fields, strcmp(exchange->method, "HEAD") != 0) &&
                     connections_refuse(exchange->connections, exchange->deadline, reply.data, reply.size, end);
     buffer_free(&reply);
     exchange->stage = STAGE_REFUSED;
@@ -230,6 +238,7 @@ static enum MHD_Result begin(struct http *http, struct MHD_Connection *connectio
     path = origin_form(path);
     struct job *const job = exchange->job;
     struct head head = {0};
+    job->oip = route_is_oip(path);
     snprintf(exchange->method, sizeof exchange->method, "%s", method);
     MHD_get_connection_values(connection, MHD_HEADER_KIND, take_field, &head);
     exchange->has_body = head_has_body(&head);
@@ -248,6 +257,9 @@ static enum MHD_Result begin(struct http *http, struct MHD_Connection *connectio
         return head_expects_continue(&head, version) ? exchange_reply(exchange) : begin_discard(exchange);
     }
     exchange->stage = refused ? STAGE_REFUSED : STAGE_BODY;
+    const struct buffer *const late = &http->oip_timeout_reply;
+    connections_on_timeout(http->connections, exchange->deadline, job->oip ? (const char *)late->data : NULL,
+                           late->size);
     const uint64_t end = exchange->began_ns + http->service->request_timeout_ns;
     return connections_enter(http->connections, exchange->deadline, PHASE_BODY, end) ? MHD_YES : MHD_NO;
 }
@@ -263,7 +275,7 @@ static enum MHD_Result take_body(struct exchange *exchange, const char *data, si
     struct job *const job = exchange->job;
     if (exchange->stage != STAGE_BODY) return discard(exchange, size);
     const size_t limit = body_limit(job);
-    if (size > limit - job->body.size) {
+    if (size > limit + padding_of(job) - job->body.size) {
         msg_fail(&job->error, MSG_BODY_TOO_LARGE, NULL, "the body is larger than the limit of %zu bytes", limit);
         return begin_discard(exchange) == MHD_YES ? discard(exchange, size) : MHD_NO;
     }
@@ -367,10 +379,24 @@ __attribute__((format(printf, 2, 0))) static void log_library(void *context, con
     log_line(LOG_LEVEL_DEBUG, "libmicrohttpd: %s", text);
 }
 
-static bool make_timeout_reply(struct http *http) {
-    struct msg_error error = {0};
-    msg_fail(&error, MSG_BODY_TIMEOUT, NULL, "the body did not arrive in time; nothing was changed");
-    return write_reply(&http->timeout_reply, &error, "", true);
+static bool make_timeout_reply(struct http *http, struct buffer *out, bool oip) {
+    struct job *job = job_new(http->service);
+    if (job == NULL) return false;
+    job->oip = oip;
+    msg_fail(&job->error, MSG_BODY_TIMEOUT, NULL, "the body did not arrive in time; nothing was changed");
+    const bool ok = write_reply(out, job, "", true);
+    job_free(&job);
+    return ok;
+}
+
+static bool make_timeout_replies(struct http *http) {
+    return make_timeout_reply(http, &http->timeout_reply, false) &&
+           make_timeout_reply(http, &http->oip_timeout_reply, true);
+}
+
+static void free_timeout_replies(struct http *http) {
+    buffer_free(&http->timeout_reply);
+    buffer_free(&http->oip_timeout_reply);
 }
 
 // As many connections as the process may have files, less some for the rest.
@@ -393,7 +419,7 @@ struct http *http_start(struct service *service, int listen_fd, unsigned threads
     }
     http->service = service;
     http->listening = MHD_INVALID_SOCKET;
-    http->connections = make_timeout_reply(http) ? connections_new() : NULL;
+    http->connections = make_timeout_replies(http) ? connections_new() : NULL;
     const unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG;
     struct MHD_OptionItem options[] = {
         {MHD_OPTION_EXTERNAL_LOGGER, (intptr_t)log_library, http},
@@ -414,7 +440,7 @@ struct http *http_start(struct service *service, int listen_fd, unsigned threads
     if (http->daemon != NULL) return http;
     close(listen_fd);
     connections_free(&http->connections);
-    buffer_free(&http->timeout_reply);
+    free_timeout_replies(http);
     free(http);
     return NULL;
 }
@@ -449,6 +475,6 @@ void http_stop(struct http **http) {
     MHD_stop_daemon(h->daemon);
     if (h->listening != MHD_INVALID_SOCKET) close(h->listening);
     connections_free(&h->connections);
-    buffer_free(&h->timeout_reply);
+    free_timeout_replies(h);
     free(h);
 }

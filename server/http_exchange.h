@@ -37,6 +37,9 @@ struct exchange {
     int status;
 };
 
+// True where the reply is to name the content codings of bodies.
+bool exchange_tells_codings(const struct exchange *exchange);
+
 // Queues the job's reply, or its error.
 enum MHD_Result exchange_reply(struct exchange *exchange);
 

@@ -28,6 +28,11 @@ static bool varies(const struct job *job) {
     return (forms & (forms - 1)) != 0 && strcmp(job->route->method, "GET") == 0;
 }
 
+bool exchange_tells_codings(const struct exchange *exchange) {
+    const struct job *const job = exchange->job;
+    return msg_codes[job->error.code].status == 415 && job->route != NULL && (job->route->flags & ROUTE_CODED) != 0;
+}
+
 static bool add_fields(struct MHD_Response *response, const struct exchange *exchange) {
     const struct reply *const reply = &exchange->job->reply;
     const bool has_body = reply->status != 204 && reply->status != 304;
@@ -39,6 +44,7 @@ static bool add_fields(struct MHD_Response *response, const struct exchange *exc
            (reply->etag[0] == '\0' || add_field(response, "ETag", reply->etag)) &&
            (exchange->allow[0] == '\0' || add_field(response, "Allow", exchange->allow)) &&
            (!retry || add_field(response, "Retry-After", "1")) &&
+           (!exchange_tells_codings(exchange) || add_field(response, "Accept-Encoding", CODING_ALL)) &&
            (!exchange->close || add_field(response, "Connection", "close")) && add_own_fields(response, &reply->extra);
 }
 

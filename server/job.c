@@ -9,7 +9,9 @@
 #include "log.h"
 #include "routes.h"
 #include "stream.h"
+#include "times.h"
 #include "../proto/npy.h"
+#include "../proto/oip.h"
 
 // Calls that wait for a worker; beyond, they are told to come back. Each holds its body meanwhile.
 #define QUEUE_MAX 256
@@ -135,7 +137,9 @@ static void count(struct job *job) {
 
 static enum job_result run(struct job *job) {
     if (job->error.code != MSG_OK || too_late(job)) return JOB_REPLY;
+    times_mark(job, JOB_RUNS);
     const enum job_result result = job->route->run(job);
+    if (result == JOB_COMMIT) times_mark(job, JOB_COMPUTED);
     job_judge_memory(job);
     buffer_free(&job->body);
     if (too_late(job)) return JOB_REPLY;
@@ -153,6 +157,7 @@ static bool submit(struct job *job) {
 
 static bool is_heavy(const struct job *job) {
     if ((job->route->flags & ROUTE_HEAVY) != 0 || job->body.size > INLINE_BODY) return true;
+    if (job->forms.body_coding != CODING_NONE || job->forms.coding_wanted) return true;
     return job->state != NULL && job->state->config.num_features > INLINE_CHANNELS;
 }
 
@@ -351,7 +356,8 @@ static void look_at_body(struct job *job) {
 }
 
 bool job_start(struct job *job, void (*suspend)(struct job *job)) {
-    job->deadline_ns = uv_hrtime() + job->service->request_timeout_ns;
+    times_mark(job, JOB_STARTED);
+    job->deadline_ns = job->marks[JOB_STARTED] + job->service->request_timeout_ns;
     buffer_trim(&job->body);
     look_at_body(job);
     job_look_up(job);
@@ -379,14 +385,23 @@ static void tell_without_pointer(struct msg_error *error) {
     if (strlen(pointer) + 4 <= room) snprintf(error->detail + length, room, " (%s)", pointer);
 }
 
+bool job_encode_error(struct buffer *out, const struct job *job) {
+    return job->oip ? oip_encode_error(out, &job->error, job->name) : json_encode_error(out, &job->error);
+}
+
 void job_finish(struct job *job) {
     if (job->committed) {
         job->committed = false;
         job->finish(job);
         count(job);
     }
+    times_record(job);
     if (job->error.code == MSG_OK) return;
-    if (job->forms.reads != CODEC_JSON) tell_without_pointer(&job->error);
+    if (job->forms.reads == CODEC_OIP) {
+        oip_place_error(&job->error, &job->call.infer);
+    } else if (job->forms.reads != CODEC_JSON) {
+        tell_without_pointer(&job->error);
+    }
     // An error is small and must be told even where the budget is full.
     buffer_free(&job->reply.body);
     job->reply.body.budget = NULL;
@@ -395,6 +410,5 @@ void job_finish(struct job *job) {
     job->reply.more = NULL;
     job->reply.status = msg_codes[job->error.code].status;
     job->reply.content_type = "application/problem+json";
-    if (!json_encode_error(&job->reply.body, &job->error))
-        log_line(LOG_LEVEL_ERROR, "out of memory for an error reply");
+    if (!job_encode_error(&job->reply.body, job)) log_line(LOG_LEVEL_ERROR, "out of memory for an error reply");
 }

@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "cache.h"
+#include "coding.h"
 #include "etag.h"
 #include "registry.h"
 #include "writer.h"
@@ -94,7 +95,16 @@ struct job_forms {
     bool unlabelled;            // nothing says what the body is: JSON, unless it begins as an npy file does
     enum codec_form npy_writes; // the form of the reply then
     bool bf16;                  // Content-Type has dtype=bf16
+    // Of an infer request:
+    bool has_header; // Inference-Header-Content-Length
+    uint64_t header;
+    size_t padding;                        // bytes before the body, of no meaning, which align what follows its header
+    enum coding body_coding, reply_coding; // of the reply: what the client takes
+    bool coding_wanted;                    // it takes nothing else: that is no default of its library
 };
+
+// Moments in the life of a job; see times.h.
+enum job_mark { JOB_STARTED, JOB_RUNS, JOB_DECODED, JOB_COMPUTED, JOB_ENCODING, JOB_ENCODED, JOB_MARKS };
 
 enum job_result {
     JOB_REPLY,  // reply or error are complete
@@ -111,6 +121,8 @@ struct job {
     struct job_forms forms;
     struct buffer body;
     uint64_t deadline_ns;
+    uint64_t marks[JOB_MARKS]; // 0: not come to pass
+    bool oip;                  // the path is of the Open Inference Protocol, and so are errors
 
     struct msg_error error; // code MSG_OK: `reply` holds
     struct reply reply;
@@ -169,6 +181,9 @@ void job_look_up(struct job *job);
 // The body is complete: sets the deadline and starts the work. True: the reply is ready. False: it will be when
 // `resume` is called, which may have happened already; `suspend` has been called before. I/O thread.
 bool job_start(struct job *job, void (*suspend)(struct job *job));
+
+// The body of an error reply, by the rules of the path.
+bool job_encode_error(struct buffer *out, const struct job *job);
 
 // Makes the reply of a job that was resumed, where that is still to do, and the body of an error. I/O thread.
 void job_finish(struct job *job);

@@ -12,6 +12,11 @@ enum job_result ops_train_forward(struct job *job);
 enum job_result ops_inference(struct job *job);
 enum job_result ops_backward(struct job *job);
 
+// The same once job->call is decoded.
+enum job_result ops_run_train_forward(struct job *job);
+enum job_result ops_run_inference(struct job *job);
+enum job_result ops_run_backward(struct job *job);
+
 enum job_result ops_list_layers(struct job *job);
 enum job_result ops_get_layer(struct job *job);
 enum job_result ops_put_layer(struct job *job);
@@ -29,8 +34,21 @@ enum job_result ops_readyz(struct job *job);
 enum job_result ops_version(struct job *job);
 enum job_result ops_openapi(struct job *job);
 
-// Not in this build: they say so.
+// The Open Inference Protocol.
+enum job_result ops_oip_server(struct job *job);
+enum job_result ops_oip_live(struct job *job);
+enum job_result ops_oip_ready(struct job *job);
+enum job_result ops_oip_model(struct job *job);
+enum job_result ops_oip_model_ready(struct job *job);
+enum job_result ops_oip_config(struct job *job);
+enum job_result ops_oip_stats(struct job *job);
+enum job_result ops_oip_all_stats(struct job *job);
+enum job_result ops_oip_infer(struct job *job);
+enum job_result ops_oip_index(struct job *job);
+enum job_result ops_oip_load(struct job *job);
+enum job_result ops_oip_unload(struct job *job);
+
+// Not in this build: it says so.
 enum job_result ops_metrics(struct job *job);
-enum job_result ops_v2(struct job *job);
 
 #endif

@@ -6,6 +6,7 @@
 #include "batch.h"
 #include "ops.h"
 #include "reply.h"
+#include "times.h"
 #include "../proto/codec.h"
 
 // The x that a backward is of, from the body or from the pass.
@@ -227,6 +228,7 @@ static void finish_backward(struct job *job) {
     struct tensor dx = tensor_like(&job->call.dout, *dx_of(job));
     struct tensor dresidual = tensor_like(&dx, *dresidual_of(job));
     job_count(job, &job->layer->backward);
+    times_mark(job, JOB_ENCODING);
     if (job->call.has_step && batch->count > 0 && !batch->updated) job_count(job, &job->layer->skipped);
     reply_with(job, 200,
                reply_writer(job)->encode_backward(&job->reply.body, &job->reply.extra, &reply, &dx,
@@ -245,9 +247,13 @@ static bool prepare(struct job *job) {
 }
 
 enum job_result ops_backward(struct job *job) {
+    return batch_decode(job, MSG_BACKWARD) ? ops_run_backward(job) : JOB_REPLY;
+}
+
+enum job_result ops_run_backward(struct job *job) {
     struct batch *const batch = &job->batch;
     const struct msg_config *const config = &job->state->config;
-    if (!batch_decode(job, MSG_BACKWARD) || !check_backward(job)) return JOB_REPLY;
+    if (!check_backward(job)) return JOB_REPLY;
     if (!prepare(job)) return reply_failed(job);
     if (!compute(job, job->state, false, &job->error)) return JOB_REPLY;
     batch->version = job->state->version;

@@ -7,18 +7,18 @@
 #include "batch.h"
 #include "ops.h"
 #include "reply.h"
+#include "times.h"
 #include "../proto/codec.h"
 
 static bool is_finite(const double *values, size_t n) {
     return bn_first_nonfinite(values, n, BN_F64) == n;
 }
 
-// The call, with its x and residual checked.
-static bool decode(struct job *job, enum msg_call_kind kind) {
+// x and residual.
+static bool check_tensors(struct job *job) {
     const struct tensor *const x = &job->call.x, *const residual = &job->call.residual;
-    if (!batch_decode(job, kind) || !batch_set_shape(job, x) ||
-        (residual->present && !batch_check_shape(job, "residual", residual, x)))
-        return false;
+    if (!batch_set_shape(job, x)) return false;
+    if (residual->present && !batch_check_shape(job, "residual", residual, x)) return false;
     return batch_check_finite(job, "x", x) && batch_check_finite(job, "residual", residual);
 }
 
@@ -151,6 +151,7 @@ static void finish_train(struct job *job) {
         .version = batch->version,
         .cache = job->pass != NULL ? job->pass->id : NULL,
     };
+    times_mark(job, JOB_ENCODING);
     const bool encoded = reply_writer(job)->encode_train(&job->reply.body, &job->reply.extra, &reply, &batch->y);
     if (job->pass != NULL) {
         tensor_move(&job->pass->x, &job->call.x);
@@ -187,9 +188,13 @@ static bool prepare_train(struct job *job) {
 }
 
 enum job_result ops_train_forward(struct job *job) {
+    return batch_decode(job, MSG_TRAIN_FORWARD) ? ops_run_train_forward(job) : JOB_REPLY;
+}
+
+enum job_result ops_run_train_forward(struct job *job) {
     const struct layer_state *const state = job->state;
     struct batch *const batch = &job->batch;
-    if (!decode(job, MSG_TRAIN_FORWARD)) return JOB_REPLY;
+    if (!check_tensors(job)) return JOB_REPLY;
     if (batch_refuses_single(batch, &state->config)) {
         msg_fail(&job->error, MSG_SINGLE_VALUE, "/x", "x has one value per channel, which the layer rejects");
         return JOB_REPLY;
@@ -227,10 +232,14 @@ static bool infer(struct job *job, bool own) {
 }
 
 enum job_result ops_inference(struct job *job) {
+    return batch_decode(job, MSG_INFERENCE) ? ops_run_inference(job) : JOB_REPLY;
+}
+
+enum job_result ops_run_inference(struct job *job) {
     const struct layer_state *const state = job->state;
     struct batch *const batch = &job->batch;
     struct tensor *const x = &job->call.x;
-    if (!decode(job, MSG_INFERENCE)) return JOB_REPLY;
+    if (!check_tensors(job)) return JOB_REPLY;
     const bool own = !batch->tracks;
     if (own && batch_refuses_single(batch, &state->config)) {
         msg_fail(&job->error, MSG_SINGLE_VALUE, "/x", "x has one value per channel, which the layer rejects");
@@ -239,6 +248,7 @@ enum job_result ops_inference(struct job *job) {
     if (batch->count > 0 && !infer(job, own)) return JOB_REPLY;
     job_count(job, &job->layer->inference);
     const struct codec *const writer = reply_writer(job);
+    times_mark(job, JOB_ENCODING);
     return reply_with(job, 200,
                       buffer_reserve(&job->reply.body, writer->room(&job->reply.extra, x, 1, 0)) &&
                           writer->encode_inference(&job->reply.body, &job->reply.extra, x, state->version));

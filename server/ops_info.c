@@ -52,7 +52,3 @@ static enum job_result not_built(struct job *job, const char *what) {
 enum job_result ops_metrics(struct job *job) {
     return not_built(job, "metrics");
 }
-
-enum job_result ops_v2(struct job *job) {
-    return not_built(job, "the Open Inference Protocol");
-}

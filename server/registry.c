@@ -161,6 +161,11 @@ static void reset_counters(struct layer *layer) {
     atomic_store(&layer->inference, 0);
     atomic_store(&layer->backward, 0);
     atomic_store(&layer->skipped, 0);
+    struct layer_times *const times = &layer->times;
+    _Atomic uint64_t *const sums[] = {&times->successes,  &times->success_ns, &times->failures,
+                                      &times->failure_ns, &times->queue_ns,   &times->input_ns,
+                                      &times->infer_ns,   &times->output_ns,  &times->last_ms};
+    for (size_t i = 0; i < sizeof sums / sizeof sums[0]; i++) atomic_store(sums[i], 0);
 }
 
 // Removes one slot in place. Lock held for writing.

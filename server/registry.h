@@ -15,6 +15,14 @@
 
 #include "layer.h"
 
+// How long calls on a layer took, in sum, since the process started; ns.
+struct layer_times {
+    _Atomic uint64_t successes, success_ns; // from the last byte of the body to the reply
+    _Atomic uint64_t failures, failure_ns;
+    _Atomic uint64_t queue_ns, input_ns, infer_ns, output_ns; // of success_ns: waiting, decoding, computing, encoding
+    _Atomic uint64_t last_ms;                                 // when the last one ended, since 1970; 0: none yet
+};
+
 // A name that has, had or is about to have a state. Freed with its last reference.
 struct layer {
     char name[MSG_NAME_MAX + 1];
@@ -26,6 +34,7 @@ struct layer {
     bool unsaved;                    // the writer thread's: published, but not yet in the store
     _Atomic uint64_t train_forward, inference, backward, skipped; // calls answered, since the process started
     _Atomic uint64_t cache_bytes;
+    struct layer_times times;
 };
 
 void layer_ref(struct layer *layer);

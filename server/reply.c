@@ -2,9 +2,11 @@
 #include "reply.h"
 
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "routes.h"
+#include "times.h"
 #include "../proto/json.h"
 
 struct json_body reply_request_body(struct job *job) {
@@ -38,11 +40,49 @@ enum job_result reply_failed(struct job *job) {
     return JOB_REPLY;
 }
 
+// ---- content codings
+
+// Shorter replies are sent as they are.
+#define CODING_LEAST ((size_t)4096)
+
+static void add_field(struct msg_extra *extra, const char *name, const char *value) {
+    struct msg_head_field *const field = &extra->field[extra->fields++];
+    field->name = name;
+    snprintf(field->value, sizeof field->value, "%s", value);
+}
+
+// On a worker only, for it takes its time. Elements as they are in memory hardly become smaller, so that they are
+// compressed only for a client that asks for nothing else; several codings are what its library takes, not a wish.
+static void compress(struct job *job) {
+    struct msg_extra *const extra = &job->reply.extra;
+    const enum coding coding = job->forms.reply_coding;
+    struct msg_piece pieces[1 + MSG_PIECES_MAX] = {{job->reply.body.data, job->reply.body.size}};
+    size_t size = job->reply.body.size;
+    if (coding == CODING_NONE || !job->heavy || (extra->pieces > 0 && !job->forms.coding_wanted)) return;
+    for (size_t i = 0; i < extra->pieces; i++) {
+        pieces[i + 1] = extra->piece[i];
+        size += extra->piece[i].size;
+    }
+    struct buffer coded = {.budget = job->service->memory};
+    if (size < CODING_LEAST || !coding_encode(&coded, pieces, 1 + extra->pieces, coding)) {
+        buffer_free(&coded);
+        return;
+    }
+    buffer_move(&job->reply.body, &coded);
+    extra->pieces = 0;
+    add_field(extra, "Content-Encoding", coding_names[coding]);
+    add_field(extra, "Vary", "Accept-Encoding");
+}
+
+// ---- endings
+
 enum job_result reply_with(struct job *job, int status, bool encoded) {
     if (!encoded) return reply_failed(job);
+    const char *const given = job->reply.extra.media_type, *const fixed = job->route->content_type;
     job->reply.status = status;
-    const char *const fixed = job->route->content_type;
-    job->reply.content_type = fixed != NULL ? fixed : reply_writer(job)->media_type;
+    job->reply.content_type = given != NULL ? given : fixed != NULL ? fixed : reply_writer(job)->media_type;
+    if (status == 200 && (job->route->flags & ROUTE_CODED) != 0) compress(job);
+    times_mark(job, JOB_ENCODED);
     return JOB_REPLY;
 }
 

@@ -183,6 +183,35 @@ recipe 'A cached pass that has expired: send x instead.'
 curl -sS "$NORMD/v1/layers/cookbook.people/backward" -d '{"dout": [[1,0,0]], "cache": "long-gone"}' |
     shows '"status":410' '"code":"cache_gone"'
 
+# ---- Open Inference Protocol: a layer is a model, for clients of KServe and Triton
+
+recipe 'What the protocol tells of a layer: x and y, of any number of rows.'
+curl -sS "$NORMD/v2/models/cookbook.raw" |
+    shows '"versions":["1"]' '"inputs":[{"name":"x","datatype":"FP32","shape":[-1,2]}]'
+
+recipe 'Inference. Whatever curl says of the body is not looked at here.'
+curl -sS "$NORMD/v2/models/cookbook.raw/infer" \
+    -d '{"id": "7", "inputs": [{"name": "x", "shape": [1,2], "datatype": "FP32", "data": [1,2]}]}' |
+    shows '"id":"7"' '"state_version":' '{"name":"y","datatype":"FP32","shape":[1,2],"data":['
+
+recipe 'train-forward, with a parameter of the request; of its outputs, the mean of the batch alone.'
+curl -sS "$NORMD/v2/models/cookbook.raw/versions/1/infer" -d '{"parameters": {"mode": "train-forward"},
+    "inputs": [{"name": "x", "shape": [2,2], "datatype": "FP32", "data": [[1,2],[3,4]]}],
+    "outputs": [{"name": "batch_mean"}]}' | shows '"count":2,"updated":true' '"shape":[2],"data":[2,3]}]}'
+
+recipe 'Binary tensors: raw bytes behind the JSON, whose length stands in the head. The reply has y as FP16 in JSON.'
+header='{"inputs":[{"name":"x","shape":[1,2],"datatype":"FP16","parameters":{"binary_data_size":4}}]}'
+{ printf '%s' "$header"; printf '\000<\000@'; } >request.bin # 1 and 2
+curl -sS "$NORMD/v2/models/cookbook.raw/infer" -H "Inference-Header-Content-Length: ${#header}" \
+    --data-binary @request.bin | shows '"datatype":"FP16","shape":[1,2],"data":['
+
+recipe 'Nothing but bytes: x of the shape that the model has, and y as it lies in memory behind the JSON of the reply.'
+printf '\000\000\200?\000\000\000@' | # 1 and 2
+    curl -sS "$NORMD/v2/models/cookbook.raw/infer" -H 'Inference-Header-Content-Length: 0' --data-binary @- -o y.bin \
+        -D head.txt
+length=$(tr -d '\r' <head.txt | sed -n 's/^Inference-Header-Content-Length: //p')
+head -c "$length" y.bin | shows '{"name":"y","datatype":"FP32","shape":[1,2],"parameters":{"binary_data_size":8}}'
+
 # ---- The server
 
 recipe 'Is it there, does it take calls, what is it?'

@@ -54,17 +54,14 @@ def test_no_such_path(path):
 
 
 @harness.rows([(f"{method} {path}", method, path) for method, path in (
-    ("GET", "/metrics"), ("HEAD", "/metrics"), ("GET", "/metrics?x=1"), ("GET", "/v2"), ("GET", "/v2/health/live"),
-    ("GET", "/v2/models/a/versions/1"), ("POST", "/v2/models/a/infer"), ("POST", "/v2/repository/index"))])
+    ("GET", "/metrics"), ("HEAD", "/metrics"), ("GET", "/metrics?x=1"))])
 def test_path_of_a_later_build(method, path):
     """The reply says so from the head alone, whatever the request carries."""
     client = harness.shared().api()
-    body = b"\0binary" if method == "POST" else None
-    reply = client.request(method, path, body, {"Accept": "a/b", "Content-Type": "application/octet-stream"})
+    reply = client.request(method, path, None, {"Accept": "a/b", "Content-Type": "application/octet-stream"})
     assert reply.status == 501, reply
     if method != "HEAD":
-        detail = wire.problem(reply, 501, "not_built")["detail"]
-        assert ("metrics" if "metrics" in path else "Open Inference Protocol") in detail, detail
+        assert "metrics" in wire.problem(reply, 501, "not_built")["detail"], reply
     wire.problem(client.delete(path), 405, "method_not_allowed")
 
 

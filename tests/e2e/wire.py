@@ -108,8 +108,9 @@ class Client:
         return self.ok("GET", path)["version"]
 
 
-def problem(reply, status, code=None, pointer=None):
-    """Checks every member of a problem reply; pointer may be a tuple of the texts that would be right."""
+def problem(reply, status, code=None, pointer=None, oip=False):
+    """Checks every member of a problem reply; pointer may be a tuple of the texts that would be right. On /v2 (oip) it
+    has `error` too."""
     assert reply.status == status, f"want {status}: {reply}"
     kind = reply.headers.get("content-type", "")
     assert kind.split(";")[0].strip() == "application/problem+json", f"{kind}: {reply}"
@@ -118,6 +119,7 @@ def problem(reply, status, code=None, pointer=None):
     assert isinstance(body["detail"], str) and body["detail"], body
     assert re.fullmatch(r"[a-z][a-z0-9_]*", body["code"]), body
     assert body["type"] == "/problems/" + body["code"], body
+    assert body.pop("error", None) == (body["detail"] if oip else None), body
     assert set(body) <= {"type", "title", "status", "detail", "code", "pointer"}, body
     if code is not None:
         assert body["code"] == code, f"want {code}: {body}"

@@ -164,8 +164,100 @@ static void test_body_types(void **state) {
         {{"Transfer-Encoding: chunked"}, MSG_OK},
     };
     for (size_t i = 0; i < route_count; i++) { // every route that takes a body
-        if ((routes[i].flags & ROUTE_BODY) == 0) continue;
+        if ((routes[i].flags & ROUTE_BODY) == 0 || (routes[i].flags & ROUTE_OIP) != 0) continue;
         for (size_t k = 0; k < COUNT(rows); k++) check(&routes[i], rows[k].fields, rows[k].code);
+    }
+}
+
+// Bodies of the Open Inference Protocol are what they are, whatever their label says.
+static void test_oip_bodies(void **state) {
+    (void)state;
+    static const struct {
+        const char *fields[FIELDS_MAX];
+        enum msg_code code, infer;
+    } rows[] = {
+        {{NULL}, MSG_OK, MSG_OK},
+        {{"Content-Type: application/json"}, MSG_OK, MSG_OK},
+        {{"Content-Type: application/octet-stream"}, MSG_OK, MSG_OK},
+        {{"Content-Type: application/x-www-form-urlencoded"}, MSG_OK, MSG_OK},
+        {{"Content-Type: text/plain"}, MSG_OK, MSG_OK},
+        {{"Content-Encoding: identity"}, MSG_OK, MSG_OK},
+        {{"Content-Encoding:"}, MSG_OK, MSG_OK},
+        {{"Content-Encoding: gzip"}, MSG_UNSUPPORTED_MEDIA_TYPE, MSG_OK},
+        {{"Content-Encoding: X-GZIP"}, MSG_UNSUPPORTED_MEDIA_TYPE, MSG_OK},
+        {{"Content-Encoding: deflate"}, MSG_UNSUPPORTED_MEDIA_TYPE, MSG_OK},
+        {{"Content-Encoding: br"}, MSG_UNSUPPORTED_MEDIA_TYPE, MSG_UNSUPPORTED_MEDIA_TYPE},
+        {{"Content-Encoding: gzip, gzip"}, MSG_UNSUPPORTED_MEDIA_TYPE, MSG_UNSUPPORTED_MEDIA_TYPE},
+        {{"Origin: http://a"}, MSG_UNSUPPORTED_MEDIA_TYPE, MSG_UNSUPPORTED_MEDIA_TYPE},
+        {{"Origin: http://a", "Content-Type: text/plain"}, MSG_UNSUPPORTED_MEDIA_TYPE, MSG_UNSUPPORTED_MEDIA_TYPE},
+        {{"Origin: http://a", "Content-Type: application/json;charset=utf-8"}, MSG_OK, MSG_OK},
+        {{"Origin: http://a", "Content-Type: application/octet-stream"}, MSG_OK, MSG_OK},
+        {{"Idempotency-Key: 1"}, MSG_NOT_BUILT, MSG_NOT_BUILT},
+        {{"Accept: */*"}, MSG_OK, MSG_OK},
+        {{"Accept: application/json"}, MSG_OK, MSG_OK},
+        {{"Accept: application/octet-stream"}, MSG_NOT_ACCEPTABLE, MSG_OK},
+        {{"Inference-Header-Content-Length: 17"}, MSG_OK, MSG_OK},
+        {{"Inference-Header-Content-Length: 99999999999999999999"}, MSG_OK, MSG_OK}, // for the body to refuse
+        {{"Inference-Header-Content-Length: -1"}, MSG_OK, MSG_BAD_HEADER},
+        {{"Inference-Header-Content-Length:"}, MSG_OK, MSG_BAD_HEADER},
+        {{"Inference-Header-Content-Length: 1 2"}, MSG_OK, MSG_BAD_HEADER},
+        {{"Inference-Header-Content-Length: 1", "Inference-Header-Content-Length: 1"}, MSG_BAD_HEADER, MSG_BAD_HEADER},
+    };
+    for (size_t i = 0; i < route_count; i++) {
+        if ((routes[i].flags & ROUTE_BODY) == 0 || (routes[i].flags & ROUTE_OIP) == 0) continue;
+        const bool infer = (routes[i].flags & ROUTE_CODED) != 0;
+        for (size_t k = 0; k < COUNT(rows); k++)
+            check(&routes[i], rows[k].fields, infer ? rows[k].infer : rows[k].code);
+    }
+}
+
+// What an infer request says in its head.
+static void test_infer(void **state) {
+    (void)state;
+    static const struct {
+        const char *fields[FIELDS_MAX];
+        enum coding body, reply;
+        bool wanted, has_header;
+        uint64_t header;
+        size_t padding;
+    } rows[] = {
+        {{NULL}, CODING_NONE, CODING_NONE, false, false, 0, 0},
+        {{"Inference-Header-Content-Length: 0"}, CODING_NONE, CODING_NONE, false, true, 0, 0},
+        {{"Inference-Header-Content-Length: 1"}, CODING_NONE, CODING_NONE, false, true, 1, 63},
+        {{"Inference-Header-Content-Length: 64"}, CODING_NONE, CODING_NONE, false, true, 64, 0},
+        {{"Inference-Header-Content-Length: 18446744073709551616"},
+         CODING_NONE,
+         CODING_NONE,
+         false,
+         true,
+         UINT64_MAX,
+         1},
+        {{"Content-Encoding: GZIP"}, CODING_GZIP, CODING_NONE, false, false, 0, 0},
+        {{"Content-Encoding: deflate"}, CODING_DEFLATE, CODING_NONE, false, false, 0, 0},
+        {{"Accept-Encoding: gzip"}, CODING_NONE, CODING_GZIP, true, false, 0, 0},
+        {{"Accept-Encoding: deflate"}, CODING_NONE, CODING_DEFLATE, true, false, 0, 0},
+        {{"Accept-Encoding: gzip, deflate"}, CODING_NONE, CODING_GZIP, false, false, 0, 0},
+        {{"Accept-Encoding: gzip;q=0.5, deflate"}, CODING_NONE, CODING_DEFLATE, false, false, 0, 0},
+        {{"Accept-Encoding: br, zstd, deflate;q=0.1"}, CODING_NONE, CODING_DEFLATE, false, false, 0, 0},
+        {{"Accept-Encoding: gzip;q=0, deflate"}, CODING_NONE, CODING_DEFLATE, true, false, 0, 0},
+        {{"Accept-Encoding: gzip, identity"}, CODING_NONE, CODING_GZIP, true, false, 0, 0},
+        {{"Accept-Encoding: gzip;q=0"}, CODING_NONE, CODING_NONE, false, false, 0, 0},
+        {{"Accept-Encoding: br"}, CODING_NONE, CODING_NONE, false, false, 0, 0},
+        {{"Accept-Encoding: *"}, CODING_NONE, CODING_NONE, false, false, 0, 0},
+        {{"Accept-Encoding:"}, CODING_NONE, CODING_NONE, false, false, 0, 0},
+        {{"Accept-Encoding: br", "Accept-Encoding: Gzip"}, CODING_NONE, CODING_GZIP, false, false, 0, 0},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct msg_error error = {0};
+        struct job_forms forms;
+        const struct head head = head_of(rows[i].fields);
+        assert_true(head_check(&head, find("POST", "/v2/models/a/infer"), &forms, &error));
+        if (forms.body_coding != rows[i].body || forms.reply_coding != rows[i].reply ||
+            forms.coding_wanted != rows[i].wanted || forms.has_header != rows[i].has_header ||
+            forms.header != rows[i].header || forms.padding != rows[i].padding || forms.reads != CODEC_OIP ||
+            forms.writes != CODEC_OIP)
+            fail_msg("row %zu: %d %d %d %d", i, (int)forms.body_coding, (int)forms.reply_coding, forms.coding_wanted,
+                     forms.has_header);
     }
 }
 
@@ -329,7 +421,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_framing),    cmocka_unit_test(test_length),  cmocka_unit_test(test_expect),
         cmocka_unit_test(test_body_types), cmocka_unit_test(test_no_body), cmocka_unit_test(test_accept),
-        cmocka_unit_test(test_repeated),   cmocka_unit_test(test_forms),
+        cmocka_unit_test(test_repeated),   cmocka_unit_test(test_forms),   cmocka_unit_test(test_oip_bodies),
+        cmocka_unit_test(test_infer),
     };
     return cmocka_run_group_tests_name("head", tests, NULL, NULL);
 }

@@ -74,18 +74,27 @@ static void test_rows(void **state) {
         assert_int_equal(known, row->content_type != NULL);
         const bool has_body = strcmp(row->method, "DELETE") != 0;
         assert_int_equal((row->writes != 0) + known, has_body); // forms, or a type
+        const bool oip = strncmp(row->path, "/v2", 3) == 0, infer = oip && strstr(row->path, "/infer") != NULL;
+        assert_int_equal((row->flags & ROUTE_OIP) != 0, oip);
+        assert_int_equal((row->flags & ROUTE_CODED) != 0, infer);
+        assert_int_equal(((row->reads | row->writes) & 1u << CODEC_OIP) != 0, infer);
         assert_int_equal((row->reads | row->writes) & ~known_forms, 0);
         const bool built = (row->flags & ROUTE_NOT_BUILT) == 0;
         const bool takes_body = row->method[0] == 'P' && built; // POST, PUT, PATCH
         assert_int_equal((row->flags & ROUTE_BODY) != 0, takes_body);
         assert_int_equal(row->reads != 0, takes_body);
-        if (takes_body) assert_true((row->reads & 1u << CODEC_JSON) != 0); // what curl sends must be of some form
+        // What curl sends must be of some form.
+        if (takes_body) assert_true((row->reads & (1u << CODEC_JSON | 1u << CODEC_OIP)) != 0);
+        const bool call = infer || strstr(row->path, "}/inference") != NULL ||
+                          strstr(row->path, "}/train-forward") != NULL || strstr(row->path, "}/backward") != NULL;
+        assert_int_equal((row->flags & ROUTE_CALL) != 0, call);
         if ((row->flags & ROUTE_BIG_BODY) != 0) assert_true(takes_body);
         assert_int_equal((row->flags & ROUTE_HAS_NAME) != 0, strstr(row->path, "{name}") != NULL);
         if ((row->flags & ROUTE_NEEDS_LAYER) != 0) assert_true((row->flags & ROUTE_HAS_NAME) != 0);
         const bool versioned = strncmp(row->path, "/v1/", 4) == 0;
         const bool fact = strcmp(row->path, "/version") == 0 || strcmp(row->path, "/openapi.yaml") == 0;
-        assert_int_equal((row->flags & ROUTE_PROBE) != 0, !versioned && !fact);
+        const bool health = strstr(row->path, "/health/") != NULL || strstr(row->path, "/ready") != NULL;
+        assert_int_equal((row->flags & ROUTE_PROBE) != 0, oip ? health : !versioned && !fact);
         size_t given = 0;
         while (given < JOB_PARAMETERS_MAX && row->parameters[given] != NULL) given++;
         for (size_t k = given; k < JOB_PARAMETERS_MAX; k++) assert_null(row->parameters[k]);
@@ -101,12 +110,17 @@ static void test_rows(void **state) {
 
 // The path of a row with a name in it.
 static void path_with(char out[400], const char *pattern, const char *name) {
-    const char *const hole = strstr(pattern, "{name}");
-    if (hole == NULL) {
-        strcpy(out, pattern);
-        return;
+    size_t n = 0;
+    for (const char *at = pattern; *at != '\0'; at++) {
+        const char *const in = strncmp(at, "{name}", 6) == 0 ? name : strncmp(at, "{version}", 9) == 0 ? "1" : NULL;
+        if (in != NULL) {
+            n += (size_t)snprintf(out + n, 400 - n, "%s", in);
+            at = strchr(at, '}');
+        } else {
+            out[n++] = *at;
+        }
     }
-    snprintf(out, 400, "%.*s%s%s", (int)(hole - pattern), pattern, name, hole + strlen("{name}"));
+    out[n] = '\0';
 }
 
 static void test_find_rows(void **state) {
@@ -173,6 +187,18 @@ static void test_no_path(void **state) {
                                         "/v1/snapshot/",
                                         "/v1/snapshot/a",
                                         "/v2x",
+                                        "/v2//",
+                                        "/v2/health",
+                                        "/v2/health/live/",
+                                        "/v2/models",
+                                        "/v2/models/a/",
+                                        "/v2/models/a/versions",
+                                        "/v2/models/a/versions/1/",
+                                        "/v2/models/a/generate",
+                                        "/v2/models/a/b/infer",
+                                        "/v2/repository/models/a",
+                                        "/v2/logging",
+                                        "/v2/systemsharedmemory/status",
                                         "/metrics/",
                                         "/v1/layers/a/train-forward/x",
                                         "/%6civez",
@@ -200,9 +226,15 @@ static void test_methods(void **state) {
         {"/openapi.yaml", "GET, HEAD"},
         {"/metrics", "GET, HEAD"},
         {"/v2", "GET, HEAD"},
-        {"/v2/health/ready", "GET, HEAD, POST"},
-        {"/v2/", "GET, HEAD, POST"},
-        {"/v2/%00/b", "GET, HEAD, POST"},
+        {"/v2/", "GET, HEAD"},
+        {"/v2/health/ready", "GET, HEAD"},
+        {"/v2/models/a", "GET, HEAD"},
+        {"/v2/models/stats", "GET, HEAD"},
+        {"/v2/models/a/infer", "POST"},
+        {"/v2/models/a/versions/1", "GET, HEAD"},
+        {"/v2/models/a/versions/1/infer", "POST"},
+        {"/v2/repository/index", "POST"},
+        {"/v2/repository/models/a/unload", "POST"},
         {"/v1/layers", "GET, HEAD"},
         {"/v1/layers/a", "DELETE, GET, HEAD, PATCH, PUT"},
         {"/v1/layers/a/state", "GET, HEAD, PATCH, PUT"},
@@ -231,6 +263,42 @@ static void test_methods(void **state) {
     route_allow(small, 7, "/v1/layers/a");
     assert_true(strlen(small) < 7);
     free(small);
+}
+
+// A layer has one version, and its name is found behind or before it.
+static void test_versions(void **state) {
+    (void)state;
+    static const struct {
+        const char *path;
+        enum route_match match;
+    } rows[] = {
+        {"/v2/models/a/versions/1", ROUTE_FOUND},
+        {"/v2/models/a/versions/1/ready", ROUTE_FOUND},
+        {"/v2/models/a/versions/2", ROUTE_NO_VERSION},
+        {"/v2/models/a/versions/01", ROUTE_NO_VERSION},
+        {"/v2/models/a/versions/", ROUTE_NO_VERSION},
+        {"/v2/models/a/versions/1.0/stats", ROUTE_NO_VERSION},
+        {"/v2/models/a/versions/x/infer", ROUTE_NO_VERSION},
+        {"/v2/models/a/versions/11/config", ROUTE_NO_VERSION},
+        {"/v2/models/./versions/1", ROUTE_BAD_NAME},
+        {"/v2/models/a/version/1", ROUTE_NO_PATH},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        char name[MSG_NAME_MAX + 1] = "";
+        const struct route *route = NULL;
+        const enum route_match match = route_find(&route, name, "GET", rows[i].path);
+        if (match != rows[i].match) fail_msg("%s: %d", rows[i].path, (int)match);
+        if (match == ROUTE_FOUND || match == ROUTE_NO_VERSION) assert_string_equal(name, "a");
+        assert_int_equal(route != NULL, match == ROUTE_FOUND);
+    }
+}
+
+static void test_is_oip(void **state) {
+    (void)state;
+    static const char *const yes[] = {"/v2", "/v2/", "/v2/models/a/infer", "/v2/nothing"};
+    static const char *const no[] = {"/v1/layers", "/v2x", "/v", "", "/version", "v2"};
+    for (size_t i = 0; i < COUNT(yes); i++) assert_true(route_is_oip(yes[i]));
+    for (size_t i = 0; i < COUNT(no); i++) assert_false(route_is_oip(no[i]));
 }
 
 static void test_unescape(void **state) {
@@ -267,9 +335,9 @@ static void test_unescape(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_openapi),   cmocka_unit_test(test_rows),    cmocka_unit_test(test_find_rows),
-        cmocka_unit_test(test_bad_names), cmocka_unit_test(test_no_path), cmocka_unit_test(test_methods),
-        cmocka_unit_test(test_unescape),
+        cmocka_unit_test(test_openapi),   cmocka_unit_test(test_rows),     cmocka_unit_test(test_find_rows),
+        cmocka_unit_test(test_bad_names), cmocka_unit_test(test_no_path),  cmocka_unit_test(test_methods),
+        cmocka_unit_test(test_unescape),  cmocka_unit_test(test_versions), cmocka_unit_test(test_is_oip),
     };
     return cmocka_run_group_tests_name("routes", tests, NULL, NULL);
 }

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The Open Inference Protocol: a layer as a model. An infer request is one of the three calls, in another form.
+#include <stdint.h>
+
+#include "batch.h"
+#include "ops.h"
+#include "reply.h"
+#include "times.h"
+#include "version.h"
+#include "../proto/oip.h"
+
+// ---- server and models
+
+static enum job_result reply_fixed(struct job *job, const char *text, size_t size) {
+    job->reply.fixed_body = text;
+    job->reply.fixed_size = size;
+    return reply_with(job, 200, true);
+}
+
+enum job_result ops_oip_server(struct job *job) {
+    return reply_with(job, 200, oip_encode_server(&job->reply.body, NORMD_VERSION));
+}
+
+enum job_result ops_oip_live(struct job *job) {
+    static const char text[] = "{\"live\":true}\n";
+    return reply_fixed(job, text, sizeof text - 1);
+}
+
+enum job_result ops_oip_ready(struct job *job) {
+    static const char text[] = "{\"ready\":true}\n";
+    ops_readyz(job);
+    return job->error.code == MSG_OK ? reply_fixed(job, text, sizeof text - 1) : JOB_REPLY;
+}
+
+// Told even where the memory budget is full, as by every probe.
+enum job_result ops_oip_model_ready(struct job *job) {
+    ops_readyz(job);
+    if (job->error.code != MSG_OK) return JOB_REPLY;
+    job->reply.fixed_body = NULL;
+    job->reply.body.budget = NULL;
+    return reply_with(job, 200, oip_encode_ready(&job->reply.body, job->name));
+}
+
+enum job_result ops_oip_model(struct job *job) {
+    return reply_with(job, 200, oip_encode_model(&job->reply.body, job->name, &job->state->config));
+}
+
+enum job_result ops_oip_config(struct job *job) {
+    return reply_with(job, 200, oip_encode_config(&job->reply.body, job->name, &job->state->config));
+}
+
+// ---- statistics
+
+static uint64_t load(const _Atomic uint64_t *value) {
+    return atomic_load_explicit(value, memory_order_relaxed);
+}
+
+static struct oip_stats describe(const struct layer *layer, const struct layer_state *state) {
+    const struct layer_times *const times = &layer->times;
+    const uint64_t count = load(&times->successes);
+    return (struct oip_stats){
+        .name = layer->name,
+        .last_ms = load(&times->last_ms),
+        .success = {count, load(&times->success_ns)},
+        .fail = {load(&times->failures), load(&times->failure_ns)},
+        .queue = {count, load(&times->queue_ns)},
+        .input = {count, load(&times->input_ns)},
+        .infer = {count, load(&times->infer_ns)},
+        .output = {count, load(&times->output_ns)},
+        .bytes = layer_state_bytes(&state->config) + load(&layer->cache_bytes),
+    };
+}
+
+enum job_result ops_oip_stats(struct job *job) {
+    struct buffer *const out = &job->reply.body;
+    const struct oip_stats stats = describe(job->layer, job->state);
+    return reply_with(job, 200, oip_begin_stats(out) && oip_put_stats(out, &stats, 0) && oip_end_stats(out));
+}
+
+static bool put_stats(struct buffer *out, const struct registry_item *item, size_t index) {
+    const struct oip_stats stats = describe(item->layer, item->state);
+    return oip_put_stats(out, &stats, index);
+}
+
+static bool put_index(struct buffer *out, const struct registry_item *item, size_t index) {
+    return oip_put_index(out, item->layer->name, index);
+}
+
+// All layers, each by `put`.
+static bool put_layers(struct job *job, bool (*put)(struct buffer *, const struct registry_item *, size_t)) {
+    struct registry_item *items = NULL;
+    size_t count = 0;
+    bool more = false;
+    if (!registry_list(job->service->registry, "", NULL, SIZE_MAX, &items, &count, &more)) return false;
+    bool ok = true;
+    for (size_t i = 0; i < count && ok; i++) ok = put(&job->reply.body, &items[i], i);
+    registry_items_free(&items, count);
+    return ok;
+}
+
+enum job_result ops_oip_all_stats(struct job *job) {
+    struct buffer *const out = &job->reply.body;
+    return reply_with(job, 200, oip_begin_stats(out) && put_layers(job, put_stats) && oip_end_stats(out));
+}
+
+// ---- the repository
+
+enum job_result ops_oip_index(struct job *job) {
+    struct buffer *const out = &job->reply.body;
+    if (!oip_check_index(reply_request_body(job), &job->error)) return JOB_REPLY;
+    return reply_with(job, 200, oip_begin_index(out) && put_layers(job, put_index) && oip_end_index(out));
+}
+
+// A layer that is there is loaded.
+enum job_result ops_oip_load(struct job *job) {
+    static const char text[] = "{}\n";
+    if (!oip_check_load(reply_request_body(job), &job->error)) return JOB_REPLY;
+    return reply_fixed(job, text, sizeof text - 1);
+}
+
+// Clients expect a model that was unloaded to be as before once it is loaded again; a layer that is deleted is gone.
+enum job_result ops_oip_unload(struct job *job) {
+    msg_fail(&job->error, MSG_NOT_BUILT, NULL,
+             "layers are always loaded; DELETE /v1/layers/%.100s deletes one, with what it has learned", job->name);
+    return JOB_REPLY;
+}
+
+// ---- infer
+
+static bool decode_body(struct job *job) {
+    const enum coding coding = job->forms.body_coding;
+    struct buffer *const plain = &job->call.body;
+    if (coding == CODING_NONE) return true;
+    static const unsigned char spaces[BUFFER_ALIGNMENT] = {0};
+    plain->budget = job->service->memory;
+    if (!buffer_append(plain, spaces, job->forms.padding))
+        return msg_fail(&job->error, MSG_MEMORY_FULL, NULL, "the body does not fit what is left of the memory budget");
+    if (!coding_decode(plain, &job->body, coding, job->service->max_body, &job->error)) return false;
+    buffer_move(&job->body, plain);
+    return true;
+}
+
+static bool decode(struct job *job, enum msg_call_kind *kind) {
+    if (!decode_body(job)) return false;
+    const struct oip_request request = {
+        .body = &job->body,
+        .start = job->forms.padding,
+        .has_header = job->forms.has_header,
+        .header = job->forms.header,
+        .budget = job->service->memory,
+        .model = job->name,
+        .layer = &job->state->config,
+    };
+    if (!oip_decode(&job->call, kind, &request, &job->error)) return false;
+    times_mark(job, JOB_DECODED);
+    return true;
+}
+
+// The client's own deadline, where it is the earlier one.
+static void shorten_deadline(struct job *job) {
+    const uint64_t timeout = job->call.infer.timeout_us * 1000;
+    const uint64_t deadline = job->marks[JOB_STARTED] + timeout;
+    if (timeout > 0 && deadline < job->deadline_ns) job->deadline_ns = deadline;
+}
+
+enum job_result ops_oip_infer(struct job *job) {
+    enum msg_call_kind kind;
+    if (!decode(job, &kind)) return JOB_REPLY;
+    shorten_deadline(job);
+    job->reply.extra.infer = &job->call.infer;
+    switch (kind) {
+    case MSG_TRAIN_FORWARD: return ops_run_train_forward(job);
+    case MSG_INFERENCE: return ops_run_inference(job);
+    case MSG_BACKWARD: return ops_run_backward(job);
+    }
+    return JOB_REPLY;
+}
