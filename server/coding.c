@@ -7,9 +7,10 @@
 
 const char *const coding_names[] = {[CODING_NONE] = "identity", [CODING_GZIP] = "gzip", [CODING_DEFLATE] = "deflate"};
 
-#define STEP ((size_t)256 * 1024)   // by which output grows at least
-#define SAMPLE ((size_t)128 * 1024) // of the input, after which it must have been worth it so far
-#define PIECE_MAX ((size_t)1 << 30) // that zlib, whose sizes are unsigned, is given at a time
+#define STEP_LEAST ((size_t)16 * 1024) // and where the budget is almost full
+#define STEP ((size_t)256 * 1024)      // by which output grows at least
+#define SAMPLE ((size_t)128 * 1024)    // of the input, after which it must have been worth it so far
+#define PIECE_MAX ((size_t)1 << 30)    // that zlib, whose sizes are unsigned, is given at a time
 _Static_assert(PIECE_MAX <= UINT_MAX, "zlib's sizes");
 
 // zlib's way to say which form it is to read or write.
@@ -27,7 +28,8 @@ static bool refuse(struct msg_error *error, enum coding coding, const char *what
 static bool make_room(struct buffer *out, size_t limit) {
     if (out->capacity > out->size) return true;
     const size_t left = limit - out->size + 1, step = out->size > STEP ? out->size / 2 : STEP;
-    return buffer_reserve(out, out->size + (step < left ? step : left)) || buffer_reserve(out, out->size + 1);
+    return buffer_reserve(out, out->size + (step < left ? step : left)) ||
+           buffer_grow(out, left < STEP_LEAST ? left : STEP_LEAST);
 }
 
 // One step of zlib: the status that it gives.
