@@ -37,30 +37,36 @@ struct parameters {
 enum parameter { GIVEN_AXIS = 1 << 0, GIVEN_LR = 1 << 1, GIVEN_DECAY = 1 << 2 };
 
 #define AT(member) offsetof(struct parameters, member)
-#define COMMON                                                                                                         \
-    {"activation", FIELD_WORD, AT(activation), BN_RELU, 0, activation_words, 0},                                       \
-        {"binary_data_output", FIELD_BOOL, AT(binary), 0, 0, NULL, 0},                                                 \
-        {"channel_axis", FIELD_INTEGER, AT(channel_axis), -TENSOR_MAX_RANK, TENSOR_MAX_RANK - 1, NULL, GIVEN_AXIS},    \
-        {"mode", FIELD_WORD, AT(mode), 0, 0, mode_words, 0}, {                                                         \
-        "timeout", FIELD_INTEGER, AT(timeout_us), 0, 1e15, NULL, 0                                                     \
-    }
+#define TIMEOUT_MAX_US 1e15 // 31 years
 
 static const struct field train_fields[] = {
-    COMMON,
+    {"activation", FIELD_WORD, AT(activation), BN_RELU, 0, activation_words, 0},
+    {"binary_data_output", FIELD_BOOL, AT(binary), 0, 0, NULL, 0},
     {"cache", FIELD_BOOL, AT(keep), 0, 0, NULL, 0},
+    {"channel_axis", FIELD_INTEGER, AT(channel_axis), -TENSOR_MAX_RANK, TENSOR_MAX_RANK - 1, NULL, GIVEN_AXIS},
+    {"mode", FIELD_WORD, AT(mode), 0, 0, mode_words, 0},
+    {"timeout", FIELD_INTEGER, AT(timeout_us), 0, TIMEOUT_MAX_US, NULL, 0},
     FIELD_END,
 };
 
 static const struct field inference_fields[] = {
-    COMMON,
+    {"activation", FIELD_WORD, AT(activation), BN_RELU, 0, activation_words, 0},
+    {"binary_data_output", FIELD_BOOL, AT(binary), 0, 0, NULL, 0},
+    {"channel_axis", FIELD_INTEGER, AT(channel_axis), -TENSOR_MAX_RANK, TENSOR_MAX_RANK - 1, NULL, GIVEN_AXIS},
+    {"mode", FIELD_WORD, AT(mode), 0, 0, mode_words, 0},
+    {"timeout", FIELD_INTEGER, AT(timeout_us), 0, TIMEOUT_MAX_US, NULL, 0},
     FIELD_END,
 };
 
 static const struct field backward_fields[] = {
-    COMMON,
+    {"activation", FIELD_WORD, AT(activation), BN_RELU, 0, activation_words, 0},
+    {"binary_data_output", FIELD_BOOL, AT(binary), 0, 0, NULL, 0},
     {"cache", FIELD_CACHE_ID, AT(cache), 0, 0, NULL, 0},
+    {"channel_axis", FIELD_INTEGER, AT(channel_axis), -TENSOR_MAX_RANK, TENSOR_MAX_RANK - 1, NULL, GIVEN_AXIS},
     {"frozen", FIELD_BOOL, AT(frozen), 0, 0, NULL, 0},
     {"lr", FIELD_REAL, AT(lr), -HUGE_VAL, HUGE_VAL, NULL, GIVEN_LR},
+    {"mode", FIELD_WORD, AT(mode), 0, 0, mode_words, 0},
+    {"timeout", FIELD_INTEGER, AT(timeout_us), 0, TIMEOUT_MAX_US, NULL, 0},
     {"weight_decay", FIELD_REAL, AT(weight_decay), -HUGE_VAL, HUGE_VAL, NULL, GIVEN_DECAY},
     FIELD_END,
 };
