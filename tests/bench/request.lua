@@ -1,14 +1,16 @@
 -- SPDX-License-Identifier: Apache-2.0
 --
--- wrk ... -s request.lua URL -- METHOD PATH COUNT BODY
--- '#' in PATH becomes 0 to COUNT-1, one after the other. The last line of stdout is the result as JSON.
+-- wrk ... -s request.lua URL -- PATH COUNT FILE [NAME VALUE]...
+-- POST of the file's bytes with these header fields. '#' in PATH becomes 0 to COUNT-1, one after the other. The last
+-- line of stdout is the result as JSON.
 
 function init(args)
-    local path, count = args[2], tonumber(args[3])
-    wrk.method = args[1]
+    local path, count, file = args[1], tonumber(args[2]), assert(io.open(args[3], "rb"))
+    wrk.method = "POST"
     wrk.path = path:gsub("#", "0")
-    wrk.headers["Content-Type"] = "application/json"
-    wrk.body = args[4]
+    wrk.body = file:read("*a")
+    file:close()
+    for i = 4, #args, 2 do wrk.headers[args[i]] = args[i + 1] end
     if count == 1 then return end -- without a request function wrk does not enter Lua for each request
     local requests, last = {}, 0
     for i = 1, count do
