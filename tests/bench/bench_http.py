@@ -11,6 +11,7 @@ import platform
 import re
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -103,6 +104,7 @@ def main():
     if shutil.which("wrk") is None:
         raise Broken("wrk is missing: deploy/deps bench")
     allow_connections()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("bench-http: ended by SIGTERM"))  # the servers are stopped then
     os.makedirs(RESULTS, exist_ok=True)
     # Beside the build and not under /tmp, which may be memory: updates wait for a disk.
     with tempfile.TemporaryDirectory(dir=RESULTS) as folder:

@@ -34,7 +34,7 @@ class Server:
                                             stdout=out, stderr=out, cwd=HERE)
         try:
             self.url, self.host, self.port = self._wait(log, ready)
-        except Broken:
+        except BaseException:
             self.stop()
             raise
 
