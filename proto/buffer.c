@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "spare.h"
+
 // Below this, what a trim would give back is not worth moving the bytes for.
 #define TRIM_WORTH ((size_t)16 * 1024)
 
@@ -41,6 +43,10 @@ static void set_memory(struct buffer *buffer, unsigned char *memory, size_t capa
     buffer->capacity = capacity;
 }
 
+static void give_back(void *memory, size_t capacity) {
+    if (capacity < SPARE_LEAST || !spare_give(memory, capacity)) free(memory);
+}
+
 // realloc moves large blocks by their pages, not their bytes, so that old and new need not be there at once.
 static bool resize(struct buffer *buffer, size_t capacity) {
     const size_t old = offset_in(buffer->memory);
@@ -62,8 +68,24 @@ static bool copy(struct buffer *buffer, size_t capacity) {
     return true;
 }
 
+bool buffer_reserve_spare(struct buffer *buffer, size_t capacity) {
+    if (capacity < SPARE_LEAST || capacity <= buffer->capacity) return false;
+    const struct buffer old = *buffer;
+    void *memory;
+    const size_t size = spare_take(&memory, capacity, capacity + capacity / 4);
+    if (size == 0) return false;
+    if (!budget_charge(buffer->budget, size - old.capacity)) {
+        give_back(memory, size);
+        return false;
+    }
+    set_memory(buffer, memory, size);
+    if (old.size > 0) memcpy(buffer->data, old.data, old.size);
+    give_back(old.memory, old.capacity);
+    return true;
+}
+
 bool buffer_reserve(struct buffer *buffer, size_t capacity) {
-    if (capacity <= buffer->capacity) return true;
+    if (capacity <= buffer->capacity || buffer_reserve_spare(buffer, capacity)) return true;
     const size_t more = capacity - buffer->capacity;
     buffer->refused = capacity;
     if (capacity > PTRDIFF_MAX - BUFFER_ALIGNMENT || !budget_charge(buffer->budget, more)) return false;
@@ -128,7 +150,7 @@ void buffer_move(struct buffer *to, struct buffer *from) {
 }
 
 void buffer_free(struct buffer *buffer) {
-    free(buffer->memory);
+    give_back(buffer->memory, buffer->capacity);
     budget_release(buffer->budget, buffer->capacity);
     *buffer = (struct buffer){.budget = buffer->budget};
 }

@@ -22,8 +22,8 @@
 #define IDLE_NS (75 * SECOND_NS) // from a reply to the end of the next request line
 #define DISCARD_NS (2 * SECOND_NS) // for the rest of a refused body
 #define DISCARD_MAX ((size_t)16 * 1024 * 1024)
-#define LINGER_MAX ((size_t)8 * 1024 * 1024) // of it that is read on after the refusal was written
-#define FIRST_ROOM ((size_t)256 * 1024)      // of a body; it grows as the body arrives
+#define LINGER_MAX ((size_t)8 * 1024 * 1024)  // of it that is read on after the refusal was written
+#define FIRST_ROOM ((size_t)256 * 1024)       // of a body; it grows as the body arrives
 #define CONNECTION_MEMORY ((size_t)32 * 1024) // libmicrohttpd clears all of it after each request
 #define CONNECTIONS_MAX 10000
 
@@ -91,7 +91,8 @@ static size_t padding_of(const struct job *job) {
     return job->forms.body_coding == CODING_NONE ? job->forms.padding : 0;
 }
 
-// Memory follows what has arrived, not what a head announces: else a few idle sockets would hold all of it.
+// Memory follows what has arrived, not what a head announces, but for what lies ready: else a few idle sockets would hold
+// all of it.
 static void reserve_body(struct job *job, const struct head *head) {
     static const unsigned char padding[BUFFER_ALIGNMENT] = {0};
     const size_t before = padding_of(job), limit = body_limit(job);
@@ -99,8 +100,11 @@ static void reserve_body(struct job *job, const struct head *head) {
     if (head->has_length && head->length > limit) {
         msg_fail(&job->error, MSG_BODY_TOO_LARGE, NULL, "the body has %" PRIu64 " bytes, the limit is %zu",
                  head->length, limit);
-    } else if ((head->has_length && !buffer_reserve(&job->body, before + room)) ||
-               !buffer_append(&job->body, padding, before)) {
+        return;
+    }
+    const bool ready = head->has_length && buffer_reserve_spare(&job->body, before + (size_t)head->length);
+    if ((head->has_length && !ready && !buffer_reserve(&job->body, before + room)) ||
+        !buffer_append(&job->body, padding, before)) {
         msg_fail(&job->error, MSG_MEMORY_FULL, NULL, "the body does not fit what is left of the memory budget");
     }
 }

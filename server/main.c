@@ -17,6 +17,7 @@
 #include "log.h"
 #include "store.h"
 #include "version.h"
+#include "../proto/spare.h"
 
 #define TICK_MS 100
 #define DRAIN_TICK_MS 5
@@ -50,7 +51,13 @@ struct server {
 #define MMAP_THRESHOLD (4 * 1024 * 1024)
 #define ARENAS 2
 
-static void bound_heap(void) {
+// What of those blocks is kept for a moment, see spare.h: a part of the budget that they were charged to.
+#define SPARE_MAX ((size_t)64 * 1024 * 1024)
+#define SPARE_SHARE 8
+
+static void bound_heap(size_t memory_budget) {
+    const size_t share = memory_budget / SPARE_SHARE;
+    spare_limit(share < SPARE_MAX ? share : SPARE_MAX);
 #ifdef __GLIBC__
     mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD);
     mallopt(M_TRIM_THRESHOLD, 2 * MMAP_THRESHOLD);
@@ -144,6 +151,7 @@ static void on_tick(uv_timer_t *timer) {
     job_queue_expire(server->service.queue, now);
     writer_expire(server->service.writer, now);
     cache_expire(server->service.cache, now);
+    spare_expire(now);
     if (server->drain_until_ns == 0) return;
     http_cut_idle(server->http);
     if (http_connections(server->http) == 0) {
@@ -270,7 +278,7 @@ int main(int argc, char **argv) {
     struct config config;
     char why[512] = "";
     switch (config_read(&config, argc, argv, why, sizeof why)) {
-    case CONFIG_RUN: bound_heap(); return run_server(&config);
+    case CONFIG_RUN: bound_heap(config.memory_budget); return run_server(&config);
     case CONFIG_HEALTHCHECK: return address_is_ready(config.listen) ? EXIT_OK : EXIT_FAILED;
     case CONFIG_HELP: config_help(stdout); return EXIT_OK;
     case CONFIG_HELP_MARKDOWN: config_markdown(stdout); return EXIT_OK;
