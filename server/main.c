@@ -46,8 +46,8 @@ struct server {
 
 // glibc keeps what was freed for later, in an arena for each thread that ever had to wait, and moves the size from
 // which a block goes back to the system up to 32 MiB: the process would grow far beyond its memory budget, which counts
-// what is in use. Here blocks from 4 MiB on always go back, and smaller ones come from few arenas. A lower limit costs
-// time: each page of a block that is mapped anew is a fault.
+// what is in use. Here blocks from 4 MiB on go back, those of bodies and tensors after a moment (see spare.h), and
+// smaller ones come from few arenas. A lower limit costs time: each page of a block that is mapped anew is a fault.
 #define MMAP_THRESHOLD (4 * 1024 * 1024)
 #define ARENAS 2
 
