@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // From a job's reply to what libmicrohttpd sends: fields, and the body whole or in pieces.
+#include <stdlib.h>
 #include <string.h>
 #include <uv.h>
 
 #include "http_exchange.h"
 #include "routes.h"
 
-#define WINDOW_MIN_NS SECOND_NS   // a peer's rate is taken over --request-timeout, but not over less
+#define WINDOW_MIN_NS SECOND_NS // a peer's rate is taken over --request-timeout, but not over less
+#define JOINED_MAX ((size_t)16 * 1024)
 #define BLOCK ((size_t)32 * 1024) // of a reply in pieces to a client that does not take chunks (HTTP/1.0)
 
 static bool add_field(struct MHD_Response *response, const char *name, const char *value) {
@@ -64,11 +66,29 @@ static ssize_t give(void *context, uint64_t position, char *out, size_t room) {
     return (ssize_t)size;
 }
 
+// libmicrohttpd sends a body in parts by itself, behind the head: where it is small, one more call of the system costs
+// more than to join it.
+static struct MHD_Response *make_joined_response(const struct msg_extra *extra, const void *body, size_t size,
+                                                 size_t total) {
+    unsigned char *const joined = malloc(total);
+    if (joined == NULL) return NULL;
+    if (size > 0) memcpy(joined, body, size);
+    for (size_t i = 0, at = size; i < extra->pieces; at += extra->piece[i++].size)
+        if (extra->piece[i].size > 0) memcpy(joined + at, extra->piece[i].data, extra->piece[i].size);
+    struct MHD_Response *const response = MHD_create_response_from_buffer(total, joined, MHD_RESPMEM_MUST_FREE);
+    if (response == NULL) free(joined);
+    return response;
+}
+
 // What a codec left in its place follows the body.
 static struct MHD_Response *make_scattered_response(const struct msg_extra *extra, const void *body, size_t size) {
     struct MHD_IoVec parts[1 + MSG_PIECES_MAX] = {{body, size}};
-    for (size_t i = 0; i < extra->pieces; i++)
+    size_t total = size;
+    for (size_t i = 0; i < extra->pieces; i++) {
         parts[i + 1] = (struct MHD_IoVec){extra->piece[i].data, extra->piece[i].size};
+        total += extra->piece[i].size;
+    }
+    if (total > 0 && total <= JOINED_MAX) return make_joined_response(extra, body, size, total);
     return MHD_create_response_from_iovec(parts, (unsigned)extra->pieces + 1, NULL, NULL);
 }
 
