@@ -143,12 +143,15 @@ static void check_blocks(struct bench *b, enum bn_dtype dtype) {
 
 static void check_first_nonfinite(struct bench *b, enum bn_dtype dtype) {
     struct guarded *const g = &b->stage.tensor[X];
-    for (size_t n = 0; n < 400; n++) {
-        uint64_t random = n;
+    const size_t large[] = {1023, 1024, 1025, 2047, 2048, 2049, 3100, 4095, 4097, 6200}; // around whole groups
+    for (size_t j = 0; j < 400 + 5 * COUNT(large); j++) {
+        const size_t n = j < 400 ? j : large[j % COUNT(large)];
+        uint64_t random = j;
         const enum fill fills[] = {FILL_NORMAL, FILL_SUBNORMAL, FILL_NEGATIVE_ZERO, FILL_SORTED};
         fill_tensor(b->stage.before[X], dtype, (struct bn_shape){n, 1, 1}, fills[n % COUNT(fills)], n);
         for (size_t i = 0; i < 5; i++) {
-            if (i > 0 && n > 0) sprinkle(b->stage.before[X], dtype, n % 2 ? n : 1 + n / 2, random_bits(&random));
+            if (i > 0 && n > 0)
+                sprinkle(b->stage.before[X], dtype, j >= 400 ? 1 : n % 2 ? n : 1 + n / 2, random_bits(&random));
             const void *const x = place_copy(g, b->stage.before[X], dtype, n, &random);
             const size_t at = b->slots[dtype].first_nonfinite(x, n);
             const size_t expected = reference_first_nonfinite(x, dtype, n);
