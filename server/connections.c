@@ -6,9 +6,10 @@
 #include <sys/socket.h>
 #include <uv.h>
 
-#include "taken.h"
+#include "peer.h"
 
 #define LINGER_NS UINT64_C(1000000000)
+#define LOOK_NS UINT64_C(1000000000)
 
 struct connection {
     int fd;
@@ -18,6 +19,7 @@ struct connection {
     // PHASE_BODY: what is said at its end; borrowed, NULL: what connections_reap is given.
     const char *late_reply;
     size_t late_size;
+    uint64_t look_ns; // up to PHASE_BODY: when to look whether the peer has closed; 0: not yet known
     // PHASE_DISCARD: the last words; owned.
     void *refusal;
     size_t refusal_size;
@@ -81,6 +83,7 @@ static bool enter(struct connection *connection, enum phase phase, uint64_t dead
     free(connection->refusal);
     connection->refusal = NULL;
     connection->taken_known = false;
+    connection->look_ns = 0;
     connection->phase = phase;
     connection->deadline_ns = deadline_ns;
     return true;
@@ -174,7 +177,7 @@ bool connections_answered(struct connections *connections, const struct connecti
 // socket takes, so a peer that takes little is slow itself. True where it is to be cut.
 static bool takes_too_little(struct connection *connection, uint64_t now_ns) {
     if (connection->taken_known && now_ns < connection->deadline_ns) return false;
-    const uint64_t taken = taken_bytes(connection->fd);
+    const uint64_t taken = peer_taken(connection->fd);
     const uint64_t least = connection->window_ns / 1000000 * CONNECTION_MIN_RATE / 1000;
     const bool first = !connection->taken_known;
     const bool enough = first || taken - connection->taken >= (least > 0 ? least : 1);
@@ -184,12 +187,22 @@ static bool takes_too_little(struct connection *connection, uint64_t now_ns) {
     return !enough;
 }
 
+// Lock held. libmicrohttpd does not see the end of a stream that comes together with bytes which its buffer had more
+// room for: it waits for an edge that was the last one, and holds the body until its deadline. So each second what has
+// made no step and waits for the peer is looked after.
+static bool has_lost_peer(struct connection *connection, uint64_t now_ns) {
+    if (connection->phase > PHASE_BODY || now_ns < connection->look_ns) return false;
+    const bool first = connection->look_ns == 0;
+    connection->look_ns = now_ns + LOOK_NS;
+    return !first && peer_closed(connection->fd);
+}
+
 // Lock held.
 static void reap(struct connection *connection, uint64_t now_ns, const char *timeout_reply, size_t size) {
     if (connection->phase == PHASE_REPLY) {
         if (takes_too_little(connection, now_ns)) cut(connection);
     } else if (now_ns < connection->deadline_ns) {
-        return;
+        if (has_lost_peer(connection, now_ns)) cut(connection);
     } else if (connection->phase == PHASE_BODY) {
         const bool own = connection->late_reply != NULL;
         answer(connection, own ? connection->late_reply : timeout_reply, own ? connection->late_size : size, now_ns);

@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum phase {
+enum phase {       // those up to PHASE_BODY wait for the peer
     PHASE_NEW,     // connected, nothing read yet
     PHASE_IDLE,    // kept alive between requests
     PHASE_HEAD,    // the request line was read

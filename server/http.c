@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "http.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <microhttpd.h>
 #include <stdio.h>
@@ -16,6 +15,7 @@
 #include "head.h"
 #include "http_exchange.h"
 #include "log.h"
+#include "peer.h"
 #include "routes.h"
 
 #define HEAD_NS (10 * SECOND_NS) // from the connect to the end of the request line, and from there to that of the head
@@ -120,8 +120,10 @@ static void check_request(struct exchange *exchange, const struct head *head, co
     }
     if (!head_check(head, job->route, &job->forms, &job->error)) return;
     MHD_get_connection_values(exchange->connection, MHD_GET_ARGUMENT_KIND, take_parameter, job);
-    job->if_match = head->if_match;
-    job->if_none_match = head->if_none_match;
+    if ((job->route->flags & ROUTE_PROBE) == 0) {
+        job->if_match = head->if_match;
+        job->if_none_match = head->if_none_match;
+    }
     // A layer that is not there, or not as expected, is worth saying before its tensors travel.
     if (job->error.code == MSG_OK && exchange->has_body) job_look_up(job);
     if (job->error.code == MSG_OK) reserve_body(job, head);
@@ -142,10 +144,7 @@ static bool left(const struct job *job) {
     const struct exchange *const exchange = job->connection;
     const union MHD_ConnectionInfo *const info =
         MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_CONNECTION_FD);
-    char byte;
-    if (info == NULL) return false;
-    const ssize_t got = recv(info->connect_fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
-    return got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR);
+    return info != NULL && peer_closed(info->connect_fd);
 }
 
 static struct exchange *exchange_new(struct http *http, struct MHD_Connection *connection) {

@@ -16,6 +16,9 @@
 // Calls that wait for a worker; beyond, they are told to come back. Each holds its body meanwhile.
 #define QUEUE_MAX 256
 
+// A wait after which clients are known to give up.
+#define PATIENCE_NS UINT64_C(100000000)
+
 // Bodies and layers up to here are computed on the I/O thread: less than the cost of waking a worker, about 0.2 ms.
 #define INLINE_BODY ((size_t)16 * 1024)
 #define INLINE_CHANNELS 2048
@@ -73,7 +76,7 @@ void job_free(struct job **job) {
 
 static void change_done(struct change *change);
 
-static bool too_late(struct job *job) {
+bool job_too_late(struct job *job) {
     if (uv_hrtime() <= job->deadline_ns) return false;
     msg_fail(&job->error, MSG_DEADLINE, NULL, "the deadline passed before the work was done; nothing was changed");
     return true;
@@ -136,13 +139,13 @@ static void count(struct job *job) {
 }
 
 static enum job_result run(struct job *job) {
-    if (job->error.code != MSG_OK || too_late(job)) return JOB_REPLY;
+    if (job->error.code != MSG_OK || job_too_late(job)) return JOB_REPLY;
     times_mark(job, JOB_RUNS);
     const enum job_result result = job->route->run(job);
     if (result == JOB_COMMIT) times_mark(job, JOB_COMPUTED);
     job_judge_memory(job);
     buffer_free(&job->body);
-    if (too_late(job)) return JOB_REPLY;
+    if (!job->kept && job_too_late(job)) return JOB_REPLY;
     if (result == JOB_REPLY) count(job);
     return result;
 }
@@ -189,6 +192,7 @@ static bool enqueue(struct job *job) {
     uv_mutex_lock(&queue->lock);
     const bool room = job->committed || queue->waiting < QUEUE_MAX;
     if (room) {
+        job->queued_ns = uv_hrtime();
         list_add(job->committed ? &queue->committed : &queue->fresh, job);
         queue->waiting++;
         uv_cond_signal(&queue->wake);
@@ -208,15 +212,21 @@ static struct job *dequeue(struct job_queue *queue) {
     return job;
 }
 
+// One that closes its sending side alone, to say that its request is complete, looks the same: it is answered all the same
+// unless there was a long wait.
+static bool has_left(const struct job *job) {
+    const bool waited = uv_hrtime() - job->queued_ns > PATIENCE_NS;
+    return waited && (job->route->flags & ROUTE_BODY) != 0 && job->left(job);
+}
+
 static void work_on(struct job *job) {
     if (job->committed) {
         job->committed = false;
         job->finish(job);
         count(job);
-    } else if (job->left(job)) {
-        // Read only by a client that closed its sending side alone.
-        msg_fail(&job->error, MSG_BAD_FRAMING, NULL,
-                 "the connection was closed while the call waited for a worker; nothing was changed");
+    } else if (has_left(job)) {
+        msg_fail(&job->error, MSG_QUEUE_FULL, NULL,
+                 "the client closed while the call waited for a worker; nothing was changed");
     } else if (run(job) == JOB_COMMIT && submit(job)) {
         return;
     }
@@ -397,9 +407,10 @@ void job_finish(struct job *job) {
     }
     times_record(job);
     if (job->error.code == MSG_OK) return;
-    if (job->forms.reads == CODEC_OIP) {
+    // What is unknown was found in the request itself.
+    if (job->forms.reads == CODEC_OIP && job->error.code != MSG_UNKNOWN_FIELD) {
         oip_place_error(&job->error, &job->call.infer);
-    } else if (job->forms.reads != CODEC_JSON) {
+    } else if (job->forms.reads != CODEC_JSON && job->forms.reads != CODEC_OIP) {
         tell_without_pointer(&job->error);
     }
     // An error is small and must be told even where the budget is full.

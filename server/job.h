@@ -146,11 +146,13 @@ struct job {
     _Atomic uint64_t *counters[2]; // of the layer, to be raised once the reply is sure; NULL: none
 
     // Hand-over.
-    void (*resume)(struct job *job); // set by the server before job_start; called once after suspend, on any thread
+    void (*resume)(struct job *job);     // set by the server before job_start; called once after suspend, on any thread
     bool (*left)(const struct job *job); // likewise: whether the client has closed; on a worker, while suspended
     void *connection;
     bool heavy;     // runs on a worker
     bool committed; // waits for `finish`
+    bool kept;      // its pass is in the cache: it is too late for a refusal
+    uint64_t queued_ns;
     struct job *next;
 };
 
@@ -170,6 +172,9 @@ void job_judge_memory(struct job *job);
 
 // False where If-Match, or If-None-Match on a method other than GET, does not hold for `state` (NULL: no layer).
 bool job_precondition(const struct job *job, const struct layer_state *state, struct msg_error *error);
+
+// Whether the deadline has passed; the error then says so.
+bool job_too_late(struct job *job);
 
 // Raises one of the layer's counters, if the job ends without an error. Twice at most.
 void job_count(struct job *job, _Atomic uint64_t *counter);

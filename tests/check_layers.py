@@ -32,7 +32,7 @@ FOREIGN = {
     "proto": ("MHD_", "uv_", "sqlite3_", "PQ"),
 }
 KERNEL_EXPORTS = ("bn_", "pool_", "cpu_", "tier_", "tiers_", "scalar_", "avx2_", "avx512_", "neon_")
-PROTO_EXPORTS = ("base64_", "binary_", "budget_", "buffer_", "codec", "field_", "json_", "msg_", "npy_", "number_", "oip_", "proto_", "rest_",
+PROTO_EXPORTS = ("base64_", "binary_", "budget_", "buffer_", "codec", "field_", "json_", "msg_", "npy_", "number_", "oip_", "proto_", "rest_", "spare_",
                  "safetensors_", "scan_", "tensor_", "wire_")
 # server/ has two layers in one folder, and main.c above both. Every other file is service.
 STATE = ("server/layer", "server/registry", "server/restore", "server/store*", "server/writer")

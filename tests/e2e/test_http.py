@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """HTTP itself: probes, methods, media types, HEAD, refusals, and the members of every problem."""
+import json
 import os
 import re
+import socket
 
 import harness
 import wire
@@ -282,6 +284,40 @@ def test_pipelined_requests_are_answered_in_order():
 def test_http_1_0():
     raw, closed = wire.exchange(harness.shared(), b"GET /livez HTTP/1.0\r\n\r\n", harness.seconds(5))
     assert closed and wire.statuses(raw) == [200], raw
+
+
+def test_half_closed_clients_are_answered():
+    """The end of the stream says that the request is complete, no more; large calls go by a worker."""
+    server = harness.shared()
+    _, path = create("half")
+    body = json.dumps({"x": X * 4000}).encode()
+    assert len(body) > 16384
+    for target, text in ((path + "/inference", body), (path + "/inference", b'{"x":[[1,2,3]]}')):
+        for _ in range(20):
+            with wire.connect(server) as s:
+                s.sendall(b"POST %b HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" %
+                          (target.encode(), len(text)) + text)
+                s.shutdown(socket.SHUT_WR)
+                raw, _ = wire.read_all(s, harness.seconds(20))
+            assert wire.statuses(raw) == [200], raw[:300]
+
+
+def closed_by_peers(port):
+    """Sockets on the port that wait for our side to close."""
+    with open("/proc/net/tcp", encoding="ascii") as f:
+        fields = [line.split() for line in f.readlines()[1:]]
+    return sum(f[1].endswith(f":{port:04X}") and f[3] == "08" for f in fields)
+
+
+def test_bodies_that_break_off_hold_nothing():
+    """The close often comes together with the last bytes, which libmicrohttpd does not notice."""
+    server = harness.shared()
+    _, path = create("broken")
+    for _ in range(30):
+        with wire.connect(server) as s:
+            s.sendall(b"POST %b/inference HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n" % path.encode() +
+                      b" " * 1000000)
+    harness.wait_until(lambda: closed_by_peers(server.port) == 0, harness.seconds(20), "the sockets to be closed")
 
 
 def test_nothing_of_the_server_leaks():

@@ -10,7 +10,7 @@
 #include <unistd.h>
 
 #include "../../server/connections.h"
-#include "../../server/taken.h"
+#include "../../server/peer.h"
 
 static const char timeout_reply[] = "HTTP/1.1 408 Request Timeout\r\n\r\n";
 
@@ -104,6 +104,37 @@ static void test_reap(void **state) {
 }
 
 // What a refused body is answered with where it does not end: at its deadline or when the I/O thread has enough of it.
+// A body whose peer has closed is cut once it has made no step for a second, and not while bytes of it are unread.
+static void test_body_of_a_closed_peer(void **state) {
+    (void)state;
+    const uint64_t second = UINT64_C(1000000000);
+    struct connections *all = connections_new();
+    struct peer closed = connect_in(all, PHASE_BODY, UINT64_MAX), open = connect_in(all, PHASE_BODY, UINT64_MAX);
+    struct peer unread = connect_in(all, PHASE_BODY, UINT64_MAX), working = connect_in(all, PHASE_WORK, 0);
+    assert_int_equal(send(unread.theirs, "x", 1, 0), 1);
+    shutdown(closed.theirs, SHUT_WR);
+    shutdown(unread.theirs, SHUT_WR);
+    shutdown(working.theirs, SHUT_WR);
+    connections_reap(all, second, "", 0);
+    connections_reap(all, 2 * second - 1, "", 0);
+    expect_alive(all, &closed, PHASE_BODY); // a step
+    assert_true(connections_enter(all, closed.connection, PHASE_BODY, UINT64_MAX));
+    connections_reap(all, 2 * second, "", 0);
+    connections_reap(all, 3 * second - 1, "", 0);
+    assert_true(connections_enter(all, open.connection, PHASE_BODY, UINT64_MAX));
+    connections_reap(all, 3 * second, "", 0);
+    expect_cut(all, &closed, "");
+    connections_reap(all, 5 * second, "", 0);
+    expect_alive(all, &open, PHASE_BODY);
+    expect_alive(all, &unread, PHASE_BODY);
+    expect_alive(all, &working, PHASE_WORK);
+    disconnect(all, &closed);
+    disconnect(all, &open);
+    disconnect(all, &unread);
+    disconnect(all, &working);
+    connections_free(&all);
+}
+
 static void test_refuse(void **state) {
     (void)state;
     static const char refusal[] = "HTTP/1.1 404 Not Found\r\n\r\n";
@@ -170,8 +201,8 @@ static bool can_send(const struct peer *peer) {
 // Reads until the system has noted it: it does so only where a share of the peer's buffer became free.
 static void take(const struct peer *peer, uint64_t bytes) {
     static char block[65536];
-    const uint64_t before = taken_bytes(peer->ours);
-    while (taken_bytes(peer->ours) < before + bytes) {
+    const uint64_t before = peer_taken(peer->ours);
+    while (peer_taken(peer->ours) < before + bytes) {
         assert_true(recv(peer->theirs, block, sizeof block, 0) > 0);
         fill(peer);
     }
@@ -311,9 +342,16 @@ static void test_threads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refuse),         cmocka_unit_test(test_reply_progress),   cmocka_unit_test(test_reap),
-        cmocka_unit_test(test_own_last_words), cmocka_unit_test(test_phases),           cmocka_unit_test(test_cut_idle),
-        cmocka_unit_test(test_full_socket),    cmocka_unit_test(test_order_of_removal), cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_body_of_a_closed_peer),
+        cmocka_unit_test(test_refuse),
+        cmocka_unit_test(test_reply_progress),
+        cmocka_unit_test(test_reap),
+        cmocka_unit_test(test_own_last_words),
+        cmocka_unit_test(test_phases),
+        cmocka_unit_test(test_cut_idle),
+        cmocka_unit_test(test_full_socket),
+        cmocka_unit_test(test_order_of_removal),
+        cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests_name("connections", tests, NULL, NULL);
 }

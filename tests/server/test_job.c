@@ -101,7 +101,7 @@ static enum job_result note_at_once(struct job *job) {
     return JOB_REPLY;
 }
 
-static const struct route changing = {"POST", "/change", ask_for_change, ROUTE_HEAVY, "", 0, 0, {NULL}},
+static const struct route changing = {"POST", "/change", ask_for_change, ROUTE_HEAVY | ROUTE_BODY, "", 0, 0, {NULL}},
                           holding = {"POST", "/hold", hold_worker, ROUTE_HEAVY, "", 0, 0, {NULL}},
                           plain = {"POST", "/plain", note_at_once, ROUTE_HEAVY, "", 0, 0, {NULL}};
 
@@ -136,10 +136,11 @@ static void test_left_client_costs_no_work(void **state) {
     start_job(&holder, &holding, 'h');
     wait_for(&hall.entered);
     for (size_t i = 0; i < COUNT(jobs); i++) start_job(&jobs[i], i == 1 ? &changing : &plain, "alb"[i]);
+    for (size_t i = 0; i < COUNT(jobs); i++) jobs[i]->queued_ns -= UINT64_C(1000000000);
     sem_post(&hall.opened);
     for (size_t i = 0; i < COUNT(jobs) + 1; i++) wait_for(&hall.resumed);
     assert_string_equal(hall.order, "ab");
-    expect_error(&jobs[1]->error, MSG_BAD_FRAMING, NULL);
+    expect_error(&jobs[1]->error, MSG_QUEUE_FULL, NULL);
     assert_int_equal(jobs[0]->error.code, MSG_OK);
     assert_int_equal(jobs[2]->error.code, MSG_OK);
     for (size_t i = 0; i < COUNT(jobs); i++) job_free(&jobs[i]);
