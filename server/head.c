@@ -229,15 +229,17 @@ static bool read_coding(enum coding *coding, const char *value, bool coded) {
     return false;
 }
 
-// The coding that the client weighs most, of those that there are.
+// The coding that the client weighs most, of those that there are; none where it weighs none more.
 static void choose_coding(struct job_forms *forms, const struct field_lines *accept) {
-    int best = 0, named = 0;
+    int best = 0, identity = 0, named = 0;
     for (unsigned i = 0; i < accept->count; i++) {
         for (const char *at = accept->values[i] + strspn(accept->values[i], " \t,"); *at != '\0';
              at += strspn(at, " \t,")) {
             const size_t length = strcspn(at, ",");
             const int weight = weight_of(at, length);
-            named += weight > 0 && !is_type(at, type_length(at), coding_names[CODING_NONE]);
+            const bool plain = is_type(at, type_length(at), coding_names[CODING_NONE]);
+            if (plain && weight > identity) identity = weight;
+            named += weight > 0 && !plain;
             for (int coding = CODING_GZIP; coding <= CODING_DEFLATE; coding++) {
                 if (weight <= best || !is_type(at, type_length(at), coding_names[coding])) continue;
                 best = weight;
@@ -246,6 +248,7 @@ static void choose_coding(struct job_forms *forms, const struct field_lines *acc
             at += length;
         }
     }
+    if (identity > best) forms->reply_coding = CODING_NONE;
     forms->coding_wanted = named == 1 && forms->reply_coding != CODING_NONE;
 }
 

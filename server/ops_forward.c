@@ -159,6 +159,7 @@ static void finish_train(struct job *job) {
         buffer_move(&job->pass->body, &job->call.body);
         if (job->pass->activation == BN_IDENTITY) buffer_free(&job->pass->residual.values);
         cache_insert(job->service->cache, job->pass, uv_hrtime());
+        job->kept = true;
     }
     job_count(job, &job->layer->train_forward);
     if (!batch->updated && fold_of(batch, &job->state->config) == FOLD_SKIP) job_count(job, &job->layer->skipped);

@@ -167,8 +167,9 @@ static void shorten_deadline(struct job *job) {
 enum job_result ops_oip_infer(struct job *job) {
     enum msg_call_kind kind;
     if (!decode(job, &kind)) return JOB_REPLY;
-    shorten_deadline(job);
     job->reply.extra.infer = &job->call.infer;
+    shorten_deadline(job);
+    if (job_too_late(job)) return JOB_REPLY;
     switch (kind) {
     case MSG_TRAIN_FORWARD: return ops_run_train_forward(job);
     case MSG_INFERENCE: return ops_run_inference(job);
