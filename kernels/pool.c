@@ -2,6 +2,7 @@
 #include "pool.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -22,6 +23,12 @@ struct section {
 // of a call follow each other closely.
 enum { LOOKS = 500 };
 
+// A thread that is woken is often put on the processor of who wakes it, above all in virtual machines, where an idle
+// processor looks as if it were taken; both then share it for longer than most calls take. So the threads may run
+// anywhere but where the last section's caller did. To change that takes two system calls for each of them: not where
+// they are many.
+enum { NOWHERE = -1, MOST_KEPT_OFF = 8 };
+
 // Lock order: `busy` is taken first and by trying only, then `lock`.
 struct bn_pool {
     unsigned threads;     // the caller included
@@ -30,6 +37,7 @@ struct bn_pool {
     pthread_cond_t opened;
     pthread_cond_t left;
     struct section section;
+    int kept_off; // processor that the threads may not use, or NOWHERE. Its owner is that of `section`
     bool open;
     atomic_bool stop;          // read without the lock by who looks
     _Atomic uint64_t sections; // opened so far: a thread joins each at most once. Likewise
@@ -83,6 +91,22 @@ static void *pool_thread(void *argument) {
     return NULL;
 }
 
+// What the system refuses costs speed only.
+static void keep_off(struct bn_pool *pool, int processor) {
+    if (processor < 0 || processor >= CPU_SETSIZE || processor == pool->kept_off || pool->threads - 1 > MOST_KEPT_OFF)
+        return;
+    for (unsigned i = 0; i < pool->threads - 1; i++) {
+        cpu_set_t set;
+        if (pthread_getaffinity_np(pool->ids[i], sizeof set, &set) != 0) return;
+        if (pool->kept_off != NOWHERE) CPU_SET((size_t)pool->kept_off, &set);
+        // Some have to share where processors are fewer than threads, and the system knows best which.
+        if ((unsigned)CPU_COUNT(&set) < pool->threads) return;
+        CPU_CLR((size_t)processor, &set);
+        pthread_setaffinity_np(pool->ids[i], sizeof set, &set);
+    }
+    pool->kept_off = processor;
+}
+
 static void open_section(struct bn_pool *pool, size_t n, void (*task)(void *context, size_t i), void *context) {
     pthread_mutex_lock(&pool->lock);
     pool->section.task = task;
@@ -122,6 +146,7 @@ void pool_for(struct bn_pool *pool, size_t n, void (*task)(void *context, size_t
         run_inline(n, task, context);
         return;
     }
+    keep_off(pool, sched_getcpu());
     open_section(pool, n, task, context);
     run_tasks(&pool->section);
     close_section(pool);
@@ -170,6 +195,7 @@ struct bn_pool *bn_pool_new(unsigned threads) {
     struct bn_pool *const pool = calloc(1, sizeof *pool + (threads - 1) * sizeof pool->ids[0]);
     if (!pool) return NULL;
     pool->threads = threads;
+    pool->kept_off = NOWHERE;
     // With default attributes glibc's and musl's initializers cannot fail.
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->opened, NULL);
