@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "buffer.h"
 
+#include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -121,6 +123,15 @@ bool buffer_append(struct buffer *buffer, const void *data, size_t size) {
     if (size > 0) memcpy(buffer->data + buffer->size, data, size);
     buffer->size += size;
     return true;
+}
+
+bool buffer_print(struct buffer *buffer, const char *format, ...) {
+    char text[512];
+    va_list arguments;
+    va_start(arguments, format);
+    const int length = vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    return length >= 0 && (size_t)length < sizeof text && buffer_append(buffer, text, (size_t)length);
 }
 
 void buffer_trim(struct buffer *buffer) {

@@ -2,7 +2,6 @@
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,16 +15,7 @@
 
 _Static_assert(JSON_F32_ROOM > SPECIAL_MAX, "a special value fits the room of a number");
 
-__attribute__((format(printf, 2, 3))) static bool put(struct buffer *out, const char *format, ...) {
-    char text[512];
-    va_list arguments;
-    va_start(arguments, format);
-    const int length = vsnprintf(text, sizeof text, format, arguments);
-    va_end(arguments);
-    return length >= 0 && (size_t)length < sizeof text && buffer_append(out, text, (size_t)length);
-}
-
-// The same without conversions, which most of a reply is.
+// As buffer_print without conversions, which most of a reply is.
 static bool put_text(struct buffer *out, const char *text) {
     return buffer_append(out, text, strlen(text));
 }
@@ -52,7 +42,7 @@ char *json_write_f32(char *at, float value) {
 static bool put_real(struct buffer *out, const char *name, double value) {
     char text[JSON_F64_ROOM + NUMBER_SLACK];
     char *const end = json_write_f64(text, value);
-    return put(out, "\"%s\":%.*s", name, (int)(end - text), text);
+    return buffer_print(out, "\"%s\":%.*s", name, (int)(end - text), text);
 }
 
 // ---- arrays
@@ -73,7 +63,7 @@ size_t json_vector_room(size_t n) {
 }
 
 static bool put_vector(struct buffer *out, const char *name, const double *values, size_t n) {
-    if (values == NULL) return put(out, "\"%s\":null", name);
+    if (values == NULL) return buffer_print(out, "\"%s\":null", name);
     if (!put_name(out, name) || !put_text(out, "[") || !buffer_grow(out, json_vector_room(n))) return false;
     char *const end = write_values((char *)out->data + out->size, values, BN_F64, 0, n);
     out->size = (size_t)((unsigned char *)end - out->data);
@@ -120,14 +110,14 @@ static char *write_nested(char *at, const struct tensor *t, int level, size_t *n
 static bool put_shape(struct buffer *out, const struct tensor *t) {
     if (!put_text(out, "{\"shape\":[")) return false;
     for (int l = 0; l < t->rank; l++) {
-        if (!put(out, "%s%zu", l > 0 ? "," : "", t->dim[l])) return false;
+        if (!buffer_print(out, "%s%zu", l > 0 ? "," : "", t->dim[l])) return false;
     }
     return put_text(out, "]");
 }
 
 static bool put_base64(struct buffer *out, const struct tensor *t) {
     const struct wire_dtype_row *const wire = &wire_dtypes[t->wire];
-    if (!put_shape(out, t) || !put(out, ",\"dtype\":\"%s\",\"base64\":\"", wire->name)) return false;
+    if (!put_shape(out, t) || !buffer_print(out, ",\"dtype\":\"%s\",\"base64\":\"", wire->name)) return false;
     if (!buffer_grow(out, base64_room(t))) return false;
     // Whole groups of three bytes at a time, so that the pieces join without padding between them.
     enum { PIECE = 1536 };
@@ -162,17 +152,18 @@ bool json_encode_train(struct buffer *out, const struct msg_train_reply *reply, 
     if (!put_text(out, "{") || !put_tensor(out, "y", y) || !put_text(out, ",")) return false;
     if (!put_vector(out, "batch_mean", reply->batch_mean, reply->channels) || !put_text(out, ",")) return false;
     if (!put_vector(out, "batch_var", reply->batch_var, reply->channels)) return false;
-    if (!put(out, ",\"count\":%" PRIu64, reply->count)) return false;
-    if (reply->tracks && !put(out, ",\"num_batches_tracked\":%" PRIu64, reply->num_batches_tracked)) return false;
-    if (!reply->tracks && !put_text(out, ",\"num_batches_tracked\":null")) return false;
-    if (!put(out, ",\"updated\":%s,\"version\":%" PRIu64, reply->updated ? "true" : "false", reply->version))
+    if (!buffer_print(out, ",\"count\":%" PRIu64, reply->count)) return false;
+    if (reply->tracks && !buffer_print(out, ",\"num_batches_tracked\":%" PRIu64, reply->num_batches_tracked))
         return false;
-    if (reply->cache != NULL && !put(out, ",\"cache\":\"%s\"", reply->cache)) return false;
+    if (!reply->tracks && !put_text(out, ",\"num_batches_tracked\":null")) return false;
+    if (!buffer_print(out, ",\"updated\":%s,\"version\":%" PRIu64, reply->updated ? "true" : "false", reply->version))
+        return false;
+    if (reply->cache != NULL && !buffer_print(out, ",\"cache\":\"%s\"", reply->cache)) return false;
     return put_text(out, "}\n");
 }
 
 bool json_encode_inference(struct buffer *out, const struct tensor *y, uint64_t version) {
-    return put_text(out, "{") && put_tensor(out, "y", y) && put(out, ",\"version\":%" PRIu64 "}\n", version);
+    return put_text(out, "{") && put_tensor(out, "y", y) && buffer_print(out, ",\"version\":%" PRIu64 "}\n", version);
 }
 
 bool json_encode_backward(struct buffer *out, const struct msg_backward_reply *reply, const struct tensor *dx,
@@ -181,7 +172,7 @@ bool json_encode_backward(struct buffer *out, const struct msg_backward_reply *r
     if (dresidual != NULL && !(put_tensor(out, "dresidual", dresidual) && put_text(out, ","))) return false;
     return put_vector(out, "dgamma", reply->dgamma, reply->channels) && put_text(out, ",") &&
            put_vector(out, "dbeta", reply->dbeta, reply->channels) &&
-           put(out, ",\"version\":%" PRIu64 "}\n", reply->version);
+           buffer_print(out, ",\"version\":%" PRIu64 "}\n", reply->version);
 }
 
 // ---- layers
@@ -191,20 +182,21 @@ static const char *boolean(bool value) {
 }
 
 static bool put_real_or_null(struct buffer *out, const char *name, double value) {
-    return isnan(value) ? put(out, "\"%s\":null", name) : put_real(out, name, value);
+    return isnan(value) ? buffer_print(out, "\"%s\":null", name) : put_real(out, name, value);
 }
 
 static bool put_config(struct buffer *out, const struct msg_config *config, double new_weight, int running_ddof) {
-    return put(out, "{\"num_features\":%" PRId64 ",\"convention\":\"%s\",", config->num_features,
-               msg_convention_words[config->convention]) &&
+    return buffer_print(out, "{\"num_features\":%" PRId64 ",\"convention\":\"%s\",", config->num_features,
+                        msg_convention_words[config->convention]) &&
            put_real_or_null(out, "momentum", config->momentum) && put_text(out, ",") &&
            put_real(out, "eps", config->eps) &&
-           put(out, ",\"affine\":%s,\"track_running_stats\":%s,\"channel_axis\":%" PRId64 ",\"dtype\":\"%s\"",
-               boolean(config->affine), boolean(config->track_running_stats), config->channel_axis,
-               msg_dtype_words[config->dtype]) &&
-           put(out, ",\"init\":\"%s\",\"nonfinite\":\"%s\",\"single_value\":\"%s\",", msg_init_words[config->init],
-               msg_nonfinite_words[config->nonfinite], msg_single_value_words[config->single_value]) &&
-           put_real_or_null(out, "new_weight", new_weight) && put(out, ",\"running_ddof\":%d}", running_ddof);
+           buffer_print(out, ",\"affine\":%s,\"track_running_stats\":%s,\"channel_axis\":%" PRId64 ",\"dtype\":\"%s\"",
+                        boolean(config->affine), boolean(config->track_running_stats), config->channel_axis,
+                        msg_dtype_words[config->dtype]) &&
+           buffer_print(out, ",\"init\":\"%s\",\"nonfinite\":\"%s\",\"single_value\":\"%s\",",
+                        msg_init_words[config->init], msg_nonfinite_words[config->nonfinite],
+                        msg_single_value_words[config->single_value]) &&
+           put_real_or_null(out, "new_weight", new_weight) && buffer_print(out, ",\"running_ddof\":%d}", running_ddof);
 }
 
 bool json_encode_config(struct buffer *out, const struct msg_config *config, double new_weight, int running_ddof) {
@@ -212,13 +204,14 @@ bool json_encode_config(struct buffer *out, const struct msg_config *config, dou
 }
 
 static bool put_layer(struct buffer *out, const struct msg_layer *layer) {
-    return put(out, "{\"name\":\"%s\",\"layer\":", layer->name) &&
+    return buffer_print(out, "{\"name\":\"%s\",\"layer\":", layer->name) &&
            put_config(out, layer->config, layer->new_weight, layer->running_ddof) &&
-           put(out, ",\"version\":%" PRIu64 ",\"counters\":{\"train_forward\":%" PRIu64 ",\"inference\":%" PRIu64,
-               layer->version, layer->train_forward, layer->inference) &&
-           put(out, ",\"backward\":%" PRIu64 ",\"skipped\":%" PRIu64 "},\"memory\":{\"state_bytes\":%" PRIu64,
-               layer->backward, layer->skipped, layer->state_bytes) &&
-           put(out, ",\"cache_bytes\":%" PRIu64 "}}", layer->cache_bytes);
+           buffer_print(out,
+                        ",\"version\":%" PRIu64 ",\"counters\":{\"train_forward\":%" PRIu64 ",\"inference\":%" PRIu64,
+                        layer->version, layer->train_forward, layer->inference) &&
+           buffer_print(out, ",\"backward\":%" PRIu64 ",\"skipped\":%" PRIu64 "},\"memory\":{\"state_bytes\":%" PRIu64,
+                        layer->backward, layer->skipped, layer->state_bytes) &&
+           buffer_print(out, ",\"cache_bytes\":%" PRIu64 "}}", layer->cache_bytes);
 }
 
 bool json_encode_layer(struct buffer *out, const struct msg_layer *layer) {
@@ -234,7 +227,7 @@ bool json_list_layer(struct buffer *out, const struct msg_layer *layer, size_t i
 }
 
 bool json_end_list(struct buffer *out, const char *cursor) {
-    return cursor != NULL ? put(out, "],\"next_cursor\":\"%s\"}\n", cursor)
+    return cursor != NULL ? buffer_print(out, "],\"next_cursor\":\"%s\"}\n", cursor)
                           : put_text(out, "],\"next_cursor\":null}\n");
 }
 
@@ -262,9 +255,10 @@ static bool put_values(struct buffer *out, const double *values, size_t n, size_
 }
 
 static bool put_state_rest(struct buffer *out, const struct msg_state_view *state) {
-    if (state->tracks && !put(out, ",\"num_batches_tracked\":%" PRIu64, state->num_batches_tracked)) return false;
+    if (state->tracks && !buffer_print(out, ",\"num_batches_tracked\":%" PRIu64, state->num_batches_tracked))
+        return false;
     if (!state->tracks && !put_text(out, ",\"num_batches_tracked\":null")) return false;
-    return put(out, ",\"version\":%" PRIu64 ",\"layer\":", state->version) &&
+    return buffer_print(out, ",\"version\":%" PRIu64 ",\"layer\":", state->version) &&
            put_config(out, state->layer, state->new_weight, state->running_ddof) && put_text(out, "}");
 }
 
@@ -298,7 +292,7 @@ bool json_begin_snapshot(struct buffer *out) {
 }
 
 bool json_snapshot_name(struct buffer *out, const char *name, size_t index) {
-    return put(out, "%s\"%s\":", index > 0 ? "," : "", name);
+    return buffer_print(out, "%s\"%s\":", index > 0 ? "," : "", name);
 }
 
 bool json_end_snapshot(struct buffer *out) {
@@ -328,7 +322,7 @@ bool json_begin_restored(struct buffer *out) {
 }
 
 bool json_restored_layer(struct buffer *out, const char *name, uint64_t version, size_t index) {
-    return put(out, "%s\"%s\":%" PRIu64, index > 0 ? "," : "", name, version);
+    return buffer_print(out, "%s\"%s\":%" PRIu64, index > 0 ? "," : "", name, version);
 }
 
 bool json_end_restored(struct buffer *out) {
@@ -355,7 +349,8 @@ bool json_ignored_name(struct buffer *out, const char *name, size_t index) {
     make_utf8(text);
     if (!put_text(out, index > 0 ? ",\"" : "\"")) return false;
     for (const char *at = text; *at != '\0'; at++) {
-        if (needs_escape(*at) ? !put(out, "\\u%04x", (unsigned char)*at) : !buffer_append(out, at, 1)) return false;
+        if (needs_escape(*at) ? !buffer_print(out, "\\u%04x", (unsigned char)*at) : !buffer_append(out, at, 1))
+            return false;
     }
     return put_text(out, "\"");
 }

@@ -47,7 +47,4 @@ bool oip_place_raw(struct msg_call *call, size_t at, const struct msg_config *la
 
 void oip_free_inputs(struct oip_inputs *inputs);
 
-// Appends a text of less than 512 bytes.
-__attribute__((format(printf, 2, 3))) bool oip_put(struct buffer *out, const char *format, ...);
-
 #endif

@@ -5,21 +5,11 @@
 
 #include <inttypes.h>
 #include <jansson.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "json_fields.h"
 #include "oip_inputs.h"
-
-bool oip_put(struct buffer *out, const char *format, ...) {
-    char text[512];
-    va_list arguments;
-    va_start(arguments, format);
-    const int length = vsnprintf(text, sizeof text, format, arguments);
-    va_end(arguments);
-    return length >= 0 && (size_t)length < sizeof text && buffer_append(out, text, (size_t)length);
-}
 
 // ---- models
 
@@ -39,14 +29,14 @@ static bool put_shape(struct buffer *out, const struct msg_config *layer) {
     int64_t dim[TENSOR_MAX_RANK];
     const int rank = oip_shape(dim, layer);
     for (int l = 0; l < rank; l++) {
-        if (!oip_put(out, "%s%" PRId64, l > 0 ? "," : "[", dim[l])) return false;
+        if (!buffer_print(out, "%s%" PRId64, l > 0 ? "," : "[", dim[l])) return false;
     }
-    return oip_put(out, "]");
+    return buffer_print(out, "]");
 }
 
 // What works, and nothing else.
 bool oip_encode_server(struct buffer *out, const char *version) {
-    return oip_put(
+    return buffer_print(
         out,
         "{\"name\":\"normd\",\"version\":\"%s\",\"extensions\":[\"binary_tensor_data\",\"model_configuration\","
         "\"parameters\",\"statistics\"]}\n",
@@ -54,40 +44,42 @@ bool oip_encode_server(struct buffer *out, const char *version) {
 }
 
 static bool put_tensor(struct buffer *out, const char *name, const struct msg_config *layer) {
-    return oip_put(out, "{\"name\":\"%s\",\"datatype\":\"%s\",\"shape\":", name, datatype_of(layer)) &&
-           put_shape(out, layer) && oip_put(out, "}");
+    return buffer_print(out, "{\"name\":\"%s\",\"datatype\":\"%s\",\"shape\":", name, datatype_of(layer)) &&
+           put_shape(out, layer) && buffer_print(out, "}");
 }
 
 bool oip_encode_model(struct buffer *out, const char *name, const struct msg_config *layer) {
-    return oip_put(out, "{\"name\":\"%s\",\"versions\":[\"" OIP_VERSION "\"],\"platform\":\"normd\",\"inputs\":[",
-                   name) &&
-           put_tensor(out, "x", layer) && oip_put(out, "],\"outputs\":[") && put_tensor(out, "y", layer) &&
-           oip_put(out, "]}\n");
+    return buffer_print(out, "{\"name\":\"%s\",\"versions\":[\"" OIP_VERSION "\"],\"platform\":\"normd\",\"inputs\":[",
+                        name) &&
+           put_tensor(out, "x", layer) && buffer_print(out, "],\"outputs\":[") && put_tensor(out, "y", layer) &&
+           buffer_print(out, "]}\n");
 }
 
 bool oip_encode_ready(struct buffer *out, const char *name) {
-    return oip_put(out, "{\"name\":\"%s\",\"ready\":true}\n", name);
+    return buffer_print(out, "{\"name\":\"%s\",\"ready\":true}\n", name);
 }
 
 static bool put_io(struct buffer *out, const char *name, const struct msg_config *layer) {
-    return oip_put(out, "[{\"name\":\"%s\",\"data_type\":\"TYPE_%s\",\"dims\":", name, datatype_of(layer)) &&
-           put_shape(out, layer) && oip_put(out, "}]");
+    return buffer_print(out, "[{\"name\":\"%s\",\"data_type\":\"TYPE_%s\",\"dims\":", name, datatype_of(layer)) &&
+           put_shape(out, layer) && buffer_print(out, "}]");
 }
 
 bool oip_encode_config(struct buffer *out, const char *name, const struct msg_config *layer) {
-    return oip_put(out, "{\"name\":\"%s\",\"platform\":\"normd\",\"backend\":\"normd\",\"max_batch_size\":0,\"input\":",
-                   name) &&
-           put_io(out, "x", layer) && oip_put(out, ",\"output\":") && put_io(out, "y", layer) && oip_put(out, "}\n");
+    return buffer_print(
+               out,
+               "{\"name\":\"%s\",\"platform\":\"normd\",\"backend\":\"normd\",\"max_batch_size\":0,\"input\":", name) &&
+           put_io(out, "x", layer) && buffer_print(out, ",\"output\":") && put_io(out, "y", layer) &&
+           buffer_print(out, "}\n");
 }
 
 // ---- statistics
 
 bool oip_begin_stats(struct buffer *out) {
-    return oip_put(out, "{\"model_stats\":[");
+    return buffer_print(out, "{\"model_stats\":[");
 }
 
 static bool put_duration(struct buffer *out, const char *name, struct oip_duration duration) {
-    return oip_put(out, "\"%s\":{\"count\":%" PRIu64 ",\"ns\":%" PRIu64 "}", name, duration.count, duration.ns);
+    return buffer_print(out, "\"%s\":{\"count\":%" PRIu64 ",\"ns\":%" PRIu64 "}", name, duration.count, duration.ns);
 }
 
 // A call is executed by itself, so that there are as many executions as inferences, and batches are not told apart.
@@ -98,21 +90,22 @@ bool oip_put_stats(struct buffer *out, const struct oip_stats *stats, size_t ind
     } rows[] = {{"success", stats->success},     {"fail", stats->fail},           {"queue", stats->queue},
                 {"compute_input", stats->input}, {"compute_infer", stats->infer}, {"compute_output", stats->output},
                 {"cache_hit", {0, 0}},           {"cache_miss", {0, 0}}};
-    if (!oip_put(out, "%s{\"name\":\"%s\",\"version\":\"" OIP_VERSION "\",\"last_inference\":%" PRIu64,
-                 index > 0 ? "," : "", stats->name, stats->last_ms) ||
-        !oip_put(out, ",\"inference_count\":%" PRIu64 ",\"execution_count\":%" PRIu64 ",\"inference_stats\":{",
-                 stats->success.count, stats->success.count))
+    if (!buffer_print(out, "%s{\"name\":\"%s\",\"version\":\"" OIP_VERSION "\",\"last_inference\":%" PRIu64,
+                      index > 0 ? "," : "", stats->name, stats->last_ms) ||
+        !buffer_print(out, ",\"inference_count\":%" PRIu64 ",\"execution_count\":%" PRIu64 ",\"inference_stats\":{",
+                      stats->success.count, stats->success.count))
         return false;
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-        if (!oip_put(out, "%s", i > 0 ? "," : "") || !put_duration(out, rows[i].name, rows[i].duration)) return false;
+        if (!buffer_print(out, "%s", i > 0 ? "," : "") || !put_duration(out, rows[i].name, rows[i].duration))
+            return false;
     }
-    return oip_put(out,
-                   "},\"batch_stats\":[],\"memory_usage\":[{\"type\":\"CPU\",\"id\":0,\"byte_size\":%" PRIu64 "}]}",
-                   stats->bytes);
+    return buffer_print(
+        out, "},\"batch_stats\":[],\"memory_usage\":[{\"type\":\"CPU\",\"id\":0,\"byte_size\":%" PRIu64 "}]}",
+        stats->bytes);
 }
 
 bool oip_end_stats(struct buffer *out) {
-    return oip_put(out, "]}\n");
+    return buffer_print(out, "]}\n");
 }
 
 // ---- the repository
@@ -165,14 +158,14 @@ bool oip_check_load(struct json_body body, struct msg_error *error) {
 }
 
 bool oip_begin_index(struct buffer *out) {
-    return oip_put(out, "[");
+    return buffer_print(out, "[");
 }
 
 bool oip_put_index(struct buffer *out, const char *name, size_t index) {
-    return oip_put(out, "%s{\"name\":\"%s\",\"version\":\"" OIP_VERSION "\",\"state\":\"READY\",\"reason\":\"\"}",
-                   index > 0 ? "," : "", name);
+    return buffer_print(out, "%s{\"name\":\"%s\",\"version\":\"" OIP_VERSION "\",\"state\":\"READY\",\"reason\":\"\"}",
+                        index > 0 ? "," : "", name);
 }
 
 bool oip_end_index(struct buffer *out) {
-    return oip_put(out, "]\n");
+    return buffer_print(out, "]\n");
 }

@@ -62,22 +62,22 @@ static char *write_elements(char *at, const struct tensor *tensor) {
 }
 
 static bool put_elements(struct buffer *out, const struct tensor *tensor) {
-    if (!oip_put(out, ",\"data\":[") || !buffer_grow(out, numbers_room(tensor->wire, tensor->count))) return false;
+    if (!buffer_print(out, ",\"data\":[") || !buffer_grow(out, numbers_room(tensor->wire, tensor->count))) return false;
     if (tensor->count > 0) {
         char *const end = write_elements((char *)out->data + out->size, tensor);
         out->size = (size_t)((unsigned char *)end - out->data);
     }
-    return oip_put(out, "]");
+    return buffer_print(out, "]");
 }
 
 // ---- outputs
 
 static bool put_shape(struct buffer *out, const struct tensor *tensor) {
-    if (!oip_put(out, ",\"datatype\":\"%s\",\"shape\":[", oip_datatypes[tensor->wire])) return false;
+    if (!buffer_print(out, ",\"datatype\":\"%s\",\"shape\":[", oip_datatypes[tensor->wire])) return false;
     for (int l = 0; l < tensor->rank; l++) {
-        if (!oip_put(out, l > 0 ? ",%zu" : "%zu", tensor->dim[l])) return false;
+        if (!buffer_print(out, l > 0 ? ",%zu" : "%zu", tensor->dim[l])) return false;
     }
-    return oip_put(out, tensor->rank == 0 ? "0]" : "]");
+    return buffer_print(out, tensor->rank == 0 ? "0]" : "]");
 }
 
 static struct tensor vector_tensor(const double *values, size_t n) {
@@ -96,8 +96,8 @@ static bool put_output(struct buffer *out, struct msg_extra *extra, const struct
     const double *const values = outputs->of[name].vector;
     const struct tensor vector = vector_tensor(values, outputs->of[name].length);
     const struct tensor *const tensor = given != NULL ? given : &vector;
-    if (!oip_put(out, "{\"name\":\"%s\"", oip_output_names[name]) || !put_shape(out, tensor)) return false;
-    if (!binary) return put_elements(out, tensor) && oip_put(out, "}");
+    if (!buffer_print(out, "{\"name\":\"%s\"", oip_output_names[name]) || !put_shape(out, tensor)) return false;
+    if (!binary) return put_elements(out, tensor) && buffer_print(out, "}");
     const size_t size = tensor->count * wire_dtypes[tensor->wire].size;
     if (given != NULL) {
         given->swapped = false;
@@ -105,7 +105,7 @@ static bool put_output(struct buffer *out, struct msg_extra *extra, const struct
     } else {
         binary_send_vector(extra, values, tensor->count);
     }
-    return oip_put(out, ",\"parameters\":{\"binary_data_size\":%zu}}", size);
+    return buffer_print(out, ",\"parameters\":{\"binary_data_size\":%zu}}", size);
 }
 
 // dresidual is one only where there was a residual, unless it was asked for.
@@ -116,16 +116,17 @@ static bool is_there(const struct msg_infer *infer, const struct outputs *output
 static bool put_outputs(struct buffer *out, struct msg_extra *extra, const struct outputs *outputs) {
     const struct msg_infer *const infer = extra->infer;
     bool binary = false, first = true;
-    if (!oip_put(out, "},\"outputs\":[")) return false;
+    if (!buffer_print(out, "},\"outputs\":[")) return false;
     for (size_t i = 0; i < infer->output_count; i++) {
         const enum msg_output name = infer->outputs[i].name;
         if (!is_there(infer, outputs, name)) continue;
-        if (!oip_put(out, "%s", first ? "" : ",") || !put_output(out, extra, outputs, name, infer->outputs[i].binary))
+        if (!buffer_print(out, "%s", first ? "" : ",") ||
+            !put_output(out, extra, outputs, name, infer->outputs[i].binary))
             return false;
         binary = binary || infer->outputs[i].binary;
         first = false;
     }
-    if (!oip_put(out, "]}\n")) return false;
+    if (!buffer_print(out, "]}\n")) return false;
     if (!binary) return true;
     struct msg_head_field *const field = &extra->field[extra->fields++];
     field->name = "Inference-Header-Content-Length";
@@ -136,9 +137,9 @@ static bool put_outputs(struct buffer *out, struct msg_extra *extra, const struc
 
 static bool begin(struct buffer *out, const struct msg_infer *infer, uint64_t version) {
     const bool named = infer->id[0] != '\0';
-    return oip_put(out, "{\"model_name\":\"%s\",\"model_version\":\"" OIP_VERSION "\",", infer->model) &&
-           oip_put(out, "%s%s%s", named ? "\"id\":" : "", infer->id, named ? "," : "") &&
-           oip_put(out, "\"parameters\":{\"state_version\":%" PRIu64, version);
+    return buffer_print(out, "{\"model_name\":\"%s\",\"model_version\":\"" OIP_VERSION "\",", infer->model) &&
+           buffer_print(out, "%s%s%s", named ? "\"id\":" : "", infer->id, named ? "," : "") &&
+           buffer_print(out, "\"parameters\":{\"state_version\":%" PRIu64, version);
 }
 
 bool oip_encode_train(struct buffer *out, struct msg_extra *extra, const struct msg_train_reply *reply,
@@ -147,10 +148,11 @@ bool oip_encode_train(struct buffer *out, struct msg_extra *extra, const struct 
                                            [MSG_BATCH_MEAN] = {.vector = reply->batch_mean, .length = reply->channels},
                                            [MSG_BATCH_VAR] = {.vector = reply->batch_var, .length = reply->channels}}};
     if (!begin(out, extra->infer, reply->version) ||
-        !oip_put(out, ",\"count\":%" PRIu64 ",\"updated\":%s", reply->count, reply->updated ? "true" : "false"))
+        !buffer_print(out, ",\"count\":%" PRIu64 ",\"updated\":%s", reply->count, reply->updated ? "true" : "false"))
         return false;
-    if (reply->tracks && !oip_put(out, ",\"num_batches_tracked\":%" PRIu64, reply->num_batches_tracked)) return false;
-    if (reply->cache != NULL && !oip_put(out, ",\"cache\":\"%s\"", reply->cache)) return false;
+    if (reply->tracks && !buffer_print(out, ",\"num_batches_tracked\":%" PRIu64, reply->num_batches_tracked))
+        return false;
+    if (reply->cache != NULL && !buffer_print(out, ",\"cache\":\"%s\"", reply->cache)) return false;
     return put_outputs(out, extra, &outputs);
 }
 

@@ -142,7 +142,7 @@ static const char *prepare(const struct memory *memory, const struct order *orde
     const bool created = strcmp(order->call, "backward") == 0
                              ? create_backward(&pd, &tensor)
                              : create_forward(&pd, &tensor, strcmp(order->call, "train-forward") == 0);
-    if (!created) return "not implemented";
+    if (!created) return "oneDNN has no kernel for it";
     const char *kernel = "?";
     dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, &kernel);
     if (getenv("BENCH_VERBOSE") != NULL) {
