@@ -9,7 +9,7 @@
 // ---- JSON, which keeps everything in its body
 
 static struct json_body json_body_of(const struct codec_request *request) {
-    return (struct json_body){(const char *)request->body->data, request->body->size, request->budget};
+    return (struct json_body){(const char *)request->body->data, request->body->size, request->budget, request->ahead};
 }
 
 // What stands in the query must not be passed over in silence.

@@ -22,6 +22,7 @@ enum codec_form { CODEC_JSON, CODEC_NPY, CODEC_SAFETENSORS, CODEC_OIP };
 struct codec_request {
     struct buffer *body; // the binary forms take it over, for tensors to lie in; it is empty after
     struct budget *budget;
+    struct ahead *ahead; // what was read of a JSON body while it arrived (ahead.h); NULL: nothing
     struct msg_options options;
 };
 

@@ -18,10 +18,13 @@
 // What a body holds besides tensors and vectors may be this long; longer is 413.
 #define JSON_REST_MAX ((size_t)64 * 1024)
 
+struct ahead;
+
 struct json_body {
     const char *text;
     size_t length;
     struct budget *budget; // what tensors are charged to
+    struct ahead *ahead;   // what was read of it while it arrived (ahead.h); NULL: nothing
 };
 
 // PUT of a layer: the configuration, or what GET gives (its "layer"), in which `name` must be the layer's.

@@ -105,6 +105,7 @@ static bool walk_members(struct scan *scan, field_take take, void *context) {
 bool field_walk(struct json_body body, field_take take, void *context, struct msg_error *error) {
     struct scan scan;
     scan_start(&scan, body.text, body.length, body.budget, error);
+    scan.ahead = body.ahead;
     if (scan_peek(&scan) != '{') {
         if (!scan_skip(&scan, NULL) || !scan_finish(&scan)) return false;
         return msg_fail(error, MSG_NOT_AN_OBJECT, NULL, "the body is not a JSON object");

@@ -33,6 +33,7 @@ struct oip_request {
     bool has_header;                // whether Inference-Header-Content-Length was given,
     uint64_t header;                // and what it says; 0: the request is raw, x and nothing else
     struct budget *budget;          // what tensors are charged to
+    struct ahead *ahead;            // what was read of the request while it arrived (ahead.h); NULL: nothing
     const char *model;              // the layer's name; borrowed by the call
     const struct msg_config *layer; // and its configuration
 };

@@ -21,10 +21,13 @@
 // The longest key that is told apart, without NUL; a longer one is cut, which no known field is.
 #define SCAN_KEY_MAX 160
 
+struct ahead;
+
 struct scan {
     const char *text, *at, *end;
     struct msg_error *error;       // borrowed
     struct budget *budget;         // what tensors are charged to; borrowed
+    struct ahead *ahead;           // what was read of the arrays before the text was complete (ahead.h); NULL: nothing
     char pointer[MSG_POINTER_MAX]; // of the value at hand
     size_t pointer_length;
 };

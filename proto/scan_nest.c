@@ -4,11 +4,19 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "ahead.h"
 #include "number.h"
 
 static const char *const special_names[] = {"NaN", "Infinity", "-Infinity"};
 
 // ---- values
+
+// Text of a number in a tensor, separators included.
+#define TEXT_PER_VALUE 8
+
+size_t scan_guess(size_t text) {
+    return text / TEXT_PER_VALUE + 8;
+}
 
 struct sink sink_start(const struct scan *scan, struct buffer *values, enum bn_dtype dtype, size_t guess) {
     values->budget = scan->budget;
@@ -170,7 +178,8 @@ enum nest_result nest_open(struct scan *scan, struct nest *nest, struct sink *si
 
 bool nest_read(struct scan *scan, struct nest *nest, struct sink *sink) {
     const char *const start = scan->at;
-    enum nest_result result = nest_open(scan, nest, sink);
+    enum nest_result result = NEST_OK;
+    if (!ahead_resume(scan->ahead, scan, nest, sink)) result = nest_open(scan, nest, sink);
     while (result == NEST_OK && nest->level > 0) result = nest_step(scan, nest, sink);
     if (result == NEST_OK) buffer_trim(sink->values);
     if (result != NEST_REFUSED) return result == NEST_OK;

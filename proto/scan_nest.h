@@ -35,6 +35,9 @@ enum nest_result {
     NEST_REFUSED,   // the error is set, the value at hand is not consumed
 };
 
+// How many values there may be in a text of so many bytes, as first guessed.
+size_t scan_guess(size_t text);
+
 // `values` are charged to the scan's budget from here on. guess may be 0.
 struct sink sink_start(const struct scan *scan, struct buffer *values, enum bn_dtype dtype, size_t guess);
 

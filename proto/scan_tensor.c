@@ -6,13 +6,9 @@
 
 #include "scan_nest.h"
 
-// Text of a number in a tensor, separators included, as first guessed.
-#define TEXT_PER_VALUE 8
-
 // A tensor is most of its body, so its size can be guessed from what is left of the text.
 static struct sink sink_start_tensor(const struct scan *scan, struct tensor *tensor) {
-    const size_t guess = (size_t)(scan->end - scan->at) / TEXT_PER_VALUE + 8;
-    return sink_start(scan, &tensor->values, tensor->dtype, guess);
+    return sink_start(scan, &tensor->values, tensor->dtype, scan_guess((size_t)(scan->end - scan->at)));
 }
 
 static void finish_values(struct tensor *tensor, const struct sink *sink) {

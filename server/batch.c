@@ -32,7 +32,9 @@ static void show_as_numbers(struct msg_call *call) {
 bool batch_decode(struct job *job, enum msg_call_kind kind) {
     const enum bn_dtype dtype = (enum bn_dtype)job->state->config.dtype;
     const struct codec_request request = reply_request(job);
-    if (!reply_reader(job)->decode_call(&job->call, kind, &request, dtype, &job->error)) return false;
+    const bool ok = reply_reader(job)->decode_call(&job->call, kind, &request, dtype, &job->error);
+    ahead_free(&job->ahead);
+    if (!ok) return false;
     buffer_free(&job->body);
     if (reply_reader(job)->binary && !reply_writer(job)->binary) show_as_numbers(&job->call);
     times_mark(job, JOB_DECODED);

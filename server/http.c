@@ -96,6 +96,7 @@ static size_t padding_of(const struct job *job) {
 static void reserve_body(struct job *job, const struct head *head) {
     static const unsigned char padding[BUFFER_ALIGNMENT] = {0};
     const size_t before = padding_of(job), limit = body_limit(job);
+    if (head->has_length && head->length < SIZE_MAX) job->announced = (size_t)head->length;
     const size_t room = head->length < FIRST_ROOM ? (size_t)head->length : FIRST_ROOM;
     if (head->has_length && head->length > limit) {
         msg_fail(&job->error, MSG_BODY_TOO_LARGE, NULL, "the body has %" PRIu64 " bytes, the limit is %zu",
@@ -213,7 +214,7 @@ static enum MHD_Result begin_discard(struct exchange *exchange) {
     exchange->stage = STAGE_REFUSED;
     exchange->close = true;
     exchange->received = 0;
-    buffer_free(&exchange->job->body);
+    job_drop_body(exchange->job);
     return ok ? MHD_YES : MHD_NO;
 }
 
@@ -274,6 +275,13 @@ static uint64_t at_min_rate(uint64_t bytes) {
     return bytes / CONNECTION_MIN_RATE * SECOND_NS + bytes % CONNECTION_MIN_RATE * SECOND_NS / CONNECTION_MIN_RATE;
 }
 
+// The body comes before what was read of it.
+static bool add_to_body(struct job *job, const char *data, size_t size) {
+    if (buffer_append(&job->body, data, size)) return true;
+    ahead_stop(job->ahead);
+    return buffer_append(&job->body, data, size);
+}
+
 static enum MHD_Result take_body(struct exchange *exchange, const char *data, size_t size) {
     struct job *const job = exchange->job;
     if (exchange->stage != STAGE_BODY) return discard(exchange, size);
@@ -282,18 +290,19 @@ static enum MHD_Result take_body(struct exchange *exchange, const char *data, si
         msg_fail(&job->error, MSG_BODY_TOO_LARGE, NULL, "the body is larger than the limit of %zu bytes", limit);
         return begin_discard(exchange) == MHD_YES ? discard(exchange, size) : MHD_NO;
     }
-    if (!buffer_append(&job->body, data, size)) {
+    if (!add_to_body(job, data, size)) {
         msg_fail(&job->error, MSG_MEMORY_FULL, NULL, "the body does not fit what is left of the memory budget");
         job_judge_memory(job);
         return begin_discard(exchange) == MHD_YES ? discard(exchange, size) : MHD_NO;
     }
+    job_read_ahead(job);
     const uint64_t end =
         exchange->body_began_ns + exchange->job->service->request_timeout_ns + at_min_rate(job->body.size);
     if (connections_enter(exchange->connections, exchange->deadline, PHASE_BODY, end)) return MHD_YES;
     // It was answered with 408, or cut, while these bytes were on their way.
     exchange->stage = STAGE_REFUSED;
     exchange->received = DISCARD_MAX;
-    buffer_free(&job->body);
+    job_drop_body(job);
     return discard(exchange, size);
 }
 

@@ -55,7 +55,7 @@ void job_free(struct job **job) {
     struct job *const j = *job;
     *job = NULL;
     if (j == NULL) return;
-    buffer_free(&j->body);
+    job_drop_body(j);
     buffer_free(&j->reply.body);
     buffer_free(&j->batch.values);
     tensor_free(&j->batch.y);
@@ -355,6 +355,27 @@ void job_look_up(struct job *job) {
         msg_fail(&job->error, MSG_LAYER_NOT_FOUND, NULL, "there is no layer \"%s\"", job->name);
     }
     job_precondition(job, job->state, &job->error);
+}
+
+// A short body is complete before it is worth it, and in a coding there is nothing to be read yet.
+static bool reads_ahead(const struct job *job) {
+    const struct job_forms *const forms = &job->forms;
+    const bool json = forms->reads == CODEC_JSON || (forms->reads == CODEC_OIP && !forms->has_header);
+    return (job->route->flags & ROUTE_CALL) != 0 && json && forms->body_coding == CODING_NONE &&
+           job->body.size > INLINE_BODY && job->state != NULL;
+}
+
+void job_read_ahead(struct job *job) {
+    if (!reads_ahead(job)) return;
+    const size_t start = job->forms.reads == CODEC_OIP ? job->forms.padding : 0;
+    const enum bn_dtype dtype = (enum bn_dtype)job->state->config.dtype;
+    if (job->ahead == NULL) job->ahead = ahead_new(dtype, job->announced, job->service->memory);
+    if (job->ahead != NULL) ahead_read(job->ahead, (const char *)job->body.data + start, job->body.size - start);
+}
+
+void job_drop_body(struct job *job) {
+    buffer_free(&job->body);
+    ahead_free(&job->ahead);
 }
 
 // curl --data-binary says of any file that it is a form. An npy file says what it is, and no JSON text begins so.

@@ -17,6 +17,7 @@
 #include "etag.h"
 #include "registry.h"
 #include "writer.h"
+#include "../proto/ahead.h"
 #include "../proto/buffer.h"
 #include "../proto/codec.h"
 #include "../proto/json.h"
@@ -120,6 +121,8 @@ struct job {
     struct field_lines if_match, if_none_match;              // borrowed from the connection
     struct job_forms forms;
     struct buffer body;
+    size_t announced;    // length of the body by its head; 0: not said
+    struct ahead *ahead; // what was read of it before it was complete; owned; NULL: nothing
     uint64_t deadline_ns;
     uint64_t marks[JOB_MARKS]; // 0: not come to pass
     bool oip;                  // the path is of the Open Inference Protocol, and so are errors
@@ -182,6 +185,12 @@ void job_count(struct job *job, _Atomic uint64_t *counter);
 // Finds the layer of the path, if the route has one, and checks If-Match, into layer, state and error; what was found
 // before is let go. I/O thread; job_start does it again, for the layer may change while the body arrives.
 void job_look_up(struct job *job);
+
+// A piece was added to the body: reads of it what can be read already. I/O thread.
+void job_read_ahead(struct job *job);
+
+// Gives back what a body holds that nobody will read.
+void job_drop_body(struct job *job);
 
 // The body is complete: sets the deadline and starts the work. True: the reply is ready. False: it will be when
 // `resume` is called, which may have happened already; `suspend` has been called before. I/O thread.

@@ -149,10 +149,13 @@ static bool decode(struct job *job, enum msg_call_kind *kind) {
         .has_header = job->forms.has_header,
         .header = job->forms.header,
         .budget = job->service->memory,
+        .ahead = job->ahead,
         .model = job->name,
         .layer = &job->state->config,
     };
-    if (!oip_decode(&job->call, kind, &request, &job->error)) return false;
+    const bool ok = oip_decode(&job->call, kind, &request, &job->error);
+    ahead_free(&job->ahead);
+    if (!ok) return false;
     times_mark(job, JOB_DECODED);
     return true;
 }

@@ -10,11 +10,11 @@
 #include "../proto/json.h"
 
 struct json_body reply_request_body(struct job *job) {
-    return (struct json_body){(const char *)job->body.data, job->body.size, job->service->memory};
+    return (struct json_body){(const char *)job->body.data, job->body.size, job->service->memory, NULL};
 }
 
 struct codec_request reply_request(struct job *job) {
-    struct codec_request request = {.body = &job->body, .budget = job->service->memory};
+    struct codec_request request = {.body = &job->body, .budget = job->service->memory, .ahead = job->ahead};
     struct msg_options *const options = &request.options;
     bool has_dtype = false;
     for (unsigned i = 0; i < JOB_PARAMETERS_MAX && job->route->parameters[i] != NULL; i++) {

@@ -6,6 +6,7 @@ import json
 import math
 import random
 import re
+import socket
 import struct
 
 import harness
@@ -324,6 +325,42 @@ def test_large_reply_is_json():
     assert reference.shape_of(got["y"]) == [20000, 4] and len(json.dumps(got)) > 10 ** 5
     want, _, _ = reference.train([[wire.f32(v) for v in row] for row in x])
     reference.close(got["y"], want, 1e-6, 1e-6)
+
+
+def post_in_pieces(path, body, piece, chunked):
+    """Each piece as a write of its own, so that the server reads what has come before the rest does."""
+    with wire.connect(harness.shared(), harness.seconds(60)) as s:
+        s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        length = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: %d" % len(body)
+        s.sendall(b"POST %b HTTP/1.1\r\nHost: a\r\n%b\r\n\r\n" % (path.encode(), length))
+        for at in range(0, len(body), piece):
+            part = body[at:at + piece]
+            s.sendall(b"%x\r\n%b\r\n" % (len(part), part) if chunked else part)
+        if chunked:
+            s.sendall(b"0\r\n\r\n")
+        return wire.read_reply(s, harness.seconds(60))
+
+
+@harness.rows([("with its length", False), ("in chunks", True)])
+def test_body_in_pieces(chunked):
+    """The arrays of a body are read while it arrives: the same bits, and the same errors, as of one that came at once."""
+    client, path = create("pieces", num_features=4)
+    random.seed(5)
+    values = [random.gauss(3, 2) for _ in range(40_000)]
+    nested, flat = reference.nest(values, [10_000, 4]), {"shape": [10_000, 4], "data": values}
+    bodies = {path + "/inference": {"x": nested}, path + "/backward": {"dout": flat, "x": nested, "residual": flat}}
+    inputs = [{"name": "x", "datatype": "FP32", "shape": [10_000, 4], "data": nested}]
+    bodies["/v2/models/pieces/infer"] = {"inputs": inputs}
+    for where, body in bodies.items():
+        text = json.dumps(body, indent=1).encode()
+        reply = post_in_pieces(where, text, 7919, chunked)
+        assert reply.status == 200 and reply.body == client.post(where, text).body, where
+    bad = json.dumps({"x": nested, "residual": flat}).encode()
+    last = bad.rindex(b", ") + 2
+    reply = post_in_pieces(path + "/inference", bad[:last] + b"true]}}", 7919, chunked)
+    wire.problem(reply, 422, "wrong_type", "/residual/data/39999")
+    reply = post_in_pieces(path + "/inference", bad[:last], 7919, chunked)
+    wire.problem(reply, 400, "malformed_json")
 
 
 def test_most_channels():

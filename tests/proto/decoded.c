@@ -25,7 +25,7 @@ int fresh_budget(void **state) {
 
 struct decoded decode(enum kind kind, const char *text, size_t length) {
     char *const copy = alone(text, length);
-    const struct json_body body = {copy, length, &budget};
+    const struct json_body body = {copy, length, &budget, NULL};
     struct decoded d = {.ok = false};
     switch (kind) {
     case CONFIG: d.ok = json_decode_config(&d.config, body, "it", &d.error); break;

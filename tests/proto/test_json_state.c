@@ -37,7 +37,7 @@ static void expect_state(const json_t *json, const struct msg_state_view *view) 
 static void expect_decoded(const struct buffer *out, const struct msg_state_view *view) {
     struct msg_state back = {0};
     struct msg_error error = {0};
-    assert_true(json_decode_state(&back, (struct json_body){(const char *)out->data, out->size, NULL}, &error));
+    assert_true(json_decode_state(&back, (struct json_body){(const char *)out->data, out->size, NULL, NULL}, &error));
     const struct msg_vector *const vectors[] = {&back.gamma, &back.beta, &back.running_mean, &back.running_var};
     const double *const expected[] = {view->gamma, view->beta, view->running_mean, view->running_var};
     for (size_t v = 0; v < 4; v++) {
@@ -137,7 +137,8 @@ static void test_snapshot(void **state) {
         }
         struct msg_snapshot back = {0};
         struct msg_error error = {0};
-        assert_true(json_decode_snapshot(&back, (struct json_body){(const char *)out.data, out.size, NULL}, &error));
+        assert_true(
+            json_decode_snapshot(&back, (struct json_body){(const char *)out.data, out.size, NULL, NULL}, &error));
         assert_int_equal(back.count, count);
         msg_snapshot_free(&back);
         json_decref(json);

@@ -346,7 +346,7 @@ static void test_repository(void **state) {
         {"{", MSG_MALFORMED_JSON, MSG_MALFORMED_JSON, NULL},
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
-        const struct json_body body = {rows[i].body, strlen(rows[i].body), NULL};
+        const struct json_body body = {rows[i].body, strlen(rows[i].body), NULL, NULL};
         struct msg_error index = {0}, load = {0};
         assert_int_equal(oip_check_index(body, &index), rows[i].index == MSG_OK);
         assert_int_equal(oip_check_load(body, &load), rows[i].load == MSG_OK);
