@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Prints proto/powers.h, computed in exact integers. With a file's name: compares it instead and fails where it differs.
+"""Prints proto/powers.c, computed in exact integers. With a file's name: compares it instead and fails where it differs.
 
-  python3 proto/powers.py > proto/powers.h
-  python3 proto/powers.py proto/powers.h
+  python3 proto/powers.py > proto/powers.c
+  python3 proto/powers.py proto/powers.c
 """
 import sys
 
@@ -13,32 +13,16 @@ LAST = 324    # the scale of the smallest double when it is written
 HEAD = """\
 // SPDX-License-Identifier: Apache-2.0
 //
-// Made by powers.py; number.c alone includes it.
-//
-// 10^q = (hi * 2^64 + lo + d) * 2^(floor(log2(10^q)) - 127) with 0 <= d < 1, so hi has its top bit set and the fraction d
-// is cut off. d is 0 for q from POWER_EXACT_FIRST to POWER_EXACT_LAST and nowhere else. No lo is UINT64_MAX, so that one can
-// be added to round up.
-#ifndef NORMD_PROTO_POWERS_H
-#define NORMD_PROTO_POWERS_H
+// Made by powers.py.
+#include "powers.h"
 
-#include <stdint.h>
+#if POWER_FIRST != %d || POWER_LAST != %d || POWER_EXACT_FIRST != %d || POWER_EXACT_LAST != %d
+#error "the bounds in powers.h are not those of this table"
+#endif
 
-#define POWER_FIRST (%d)
-#define POWER_LAST %d
-#define POWER_EXACT_FIRST %d
-#define POWER_EXACT_LAST %d
-
-struct power {
-    uint64_t hi;
-    uint64_t lo;
-};
-
-// Of q from POWER_FIRST to POWER_LAST.
-static const struct power powers[] = {
+const struct power number_powers[] = {
 """
 TAIL = """};
-
-#endif
 """
 
 
@@ -66,7 +50,7 @@ def power(q):
 
 
 def check_formulas():
-    """The approximations of logarithms in number.c, over all arguments it has for them."""
+    """The approximations of logarithms in powers.h and number_write.c, over all arguments that occur."""
     for q in range(FIRST, LAST + 1):
         assert q * 217706 >> 16 == floor_log2_pow10(q), q
     for q in range(-1074, 972):

@@ -144,7 +144,7 @@ def header_compiles_alone(path):
 
 
 def generated_table_is_what_its_script_makes():
-    run = subprocess.run([sys.executable, "proto/powers.py", "proto/powers.h"], cwd=ROOT, capture_output=True, text=True,
+    run = subprocess.run([sys.executable, "proto/powers.py", "proto/powers.c"], cwd=ROOT, capture_output=True, text=True,
                          check=False)
     return (run.stdout + run.stderr).splitlines() or ["it differs"] if run.returncode else []
 

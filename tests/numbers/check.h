@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// One value written by proto/number.c, or one text read by it, held against exact.h.
+// One value written by proto/number.h, or one text read by it, held against exact.h.
 #ifndef NORMD_TESTS_NUMBERS_CHECK_H
 #define NORMD_TESTS_NUMBERS_CHECK_H
 

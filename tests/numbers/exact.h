@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Decimal and binary numbers compared exactly, in integers as long as it takes: whether a text read or written by
-// proto/number.c is right is decided here, with none of its tables and none of libc. Any thread may call; exact_start
+// proto/number.h is right is decided here, with none of its tables and none of libc. Any thread may call; exact_start
 // comes first.
 #ifndef NORMD_TESTS_NUMBERS_EXACT_H
 #define NORMD_TESTS_NUMBERS_EXACT_H

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// proto/number.c against exact integers. Without options a sample of a few seconds, the same in every run, as part of
+// proto/number.h against exact integers. Without options a sample of a few seconds, the same in every run, as part of
 // `make test`; `make test-numbers` runs all f32 there are, 10^9 random f64 and the cases that hard.py finds. Prints TAP
 // and a last line of totals.
 #include <errno.h>

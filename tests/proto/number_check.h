@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the tests of proto/number.c share: random bits, and reading compared with libc, whose strtod and strtof are
+// What the tests of proto/number.h share: random bits, and reading compared with libc, whose strtod and strtof are
 // exact.
 #ifndef NORMD_TESTS_PROTO_NUMBER_CHECK_H
 #define NORMD_TESTS_PROTO_NUMBER_CHECK_H

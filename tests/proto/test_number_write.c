@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Writing of proto/number.c against libc; tests/numbers/ has all finite f32 values.
+// Writing of proto/number_write.c against libc; tests/numbers/ has all finite f32 values.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Reading of proto/number.c against libc, and against values known by construction. test_number_write.c has the rest.
+// Reading of proto/number_read.c against libc, and against values known by construction.
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What number_read.c and number_write.c share besides the powers of ten: the types as formats, and products of 128 bits.
+#ifndef NORMD_PROTO_NUMBER_FORMAT_H
+#define NORMD_PROTO_NUMBER_FORMAT_H
+
+#include <stdint.h>
+
+typedef unsigned __int128 uint128;
+
+// A binary floating-point type. Its values are handled as the bits of the magnitude: an integer that counts the values
+// from zero up.
+struct format {
+    int precision;     // bits of the significand, the hidden one included
+    int min_exponent;  // of the smallest normal value: 2^min_exponent
+    uint64_t infinity; // its bits
+};
+
+static const struct format FORMAT_F32 = {24, -126, 0x7f800000};
+static const struct format FORMAT_F64 = {53, -1022, 0x7ff0000000000000};
+
+static inline uint64_t high_half(uint128 x) {
+    return (uint64_t)(x >> 64);
+}
+
+#endif
