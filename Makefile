@@ -90,7 +90,7 @@ format: ## lay out the C files as .clang-format says
 	@deploy/deps lint
 	@clang-format -i $(LINTED)
 
-LINTED = $(sort $(wildcard $(foreach d,kernels proto server tests/kernels tests/proto tests/numbers tests/server tests/bench,$d/*.[ch])))
+LINTED = $(sort $(wildcard $(foreach d,kernels proto server tests tests/kernels tests/proto tests/numbers tests/server tests/bench,$d/*.[ch])))
 lint: ## layout and static analysis; every finding is an error
 	@deploy/deps build test lint
 	@clang-format --dry-run -Werror $(LINTED)

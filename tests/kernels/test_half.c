@@ -2,6 +2,7 @@
 //
 // f16 and bf16: every call gives the results of f32 on the same values, rounded once. And half.h, which judges that, is
 // judged itself.
+#include "../bits.h"
 #include "shapes.h"
 #include "step.h"
 
@@ -40,9 +41,7 @@ static void test_values(void **state) {
 static void test_bf16_bits(void **state) {
     (void)state;
     for (uint32_t i = 0; i < 0x10000; i++) {
-        const uint32_t bits = i << 16;
-        float value;
-        memcpy(&value, &bits, sizeof value);
+        const float value = f32_of(i << 16);
         const float ours = half_value(bf16_format, (uint16_t)i);
         assert_true(isnan(value) ? isnan(ours) : memcmp(&value, &ours, sizeof value) == 0);
     }

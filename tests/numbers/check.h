@@ -7,12 +7,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "../bits.h"
 #include "exact.h"
-
-double f64_of(uint64_t bits);
-uint64_t bits_of_f64(double value);
-float f32_of(uint32_t bits);
-uint32_t bits_of_f32(float value);
 
 // Each returns whether all is right and says what is not. The value is finite.
 //

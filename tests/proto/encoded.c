@@ -60,7 +60,7 @@ json_t *parse(const struct buffer *out) {
 }
 
 void expect_real(double value, double expected) {
-    if (isnan(expected) ? !isnan(value) : bits_f64(value) != bits_f64(expected))
+    if (isnan(expected) ? !isnan(value) : bits_of_f64(value) != bits_of_f64(expected))
         fail_msg("%.17g, expected %.17g", value, expected);
 }
 

@@ -26,30 +26,6 @@ int random_below(int limit) {
     return (int)((random_u64() >> 32) % (uint64_t)limit);
 }
 
-uint64_t bits_f64(double value) {
-    uint64_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-double f64_of(uint64_t bits) {
-    double value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-uint32_t bits_f32(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-float f32_of(uint32_t bits) {
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
 char *alone(const char *text, size_t size) {
     char *const copy = malloc(size > 0 ? size : 1);
     assert_non_null(copy);
@@ -64,7 +40,7 @@ void check_read(const char *text) {
     double f64 = NAN;
     const double expected_f64 = strtod(text, NULL);
     const enum number_status status_f64 = number_read_f64(&f64, &end, copy + size);
-    if (end != copy + size || bits_f64(f64) != bits_f64(expected_f64) ||
+    if (end != copy + size || bits_of_f64(f64) != bits_of_f64(expected_f64) ||
         status_f64 != (isinf(expected_f64) ? NUMBER_OVERFLOW : NUMBER_OK)) {
         fail_msg("f64 \"%s\": %a, expected %a, status %d", text, f64, expected_f64, (int)status_f64);
     }
@@ -72,7 +48,7 @@ void check_read(const char *text) {
     float f32 = NAN;
     const float expected_f32 = strtof(text, NULL);
     const enum number_status status_f32 = number_read_f32(&f32, &end, copy + size);
-    if (end != copy + size || bits_f32(f32) != bits_f32(expected_f32) ||
+    if (end != copy + size || bits_of_f32(f32) != bits_of_f32(expected_f32) ||
         status_f32 != (isinf(expected_f32) ? NUMBER_OVERFLOW : NUMBER_OK)) {
         fail_msg("f32 \"%s\": %a, expected %a, status %d", text, (double)f32, (double)expected_f32, (int)status_f32);
     }

@@ -8,14 +8,11 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../bits.h"
+
 // The same sequence in every run.
 uint64_t random_u64(void);
 int random_below(int limit);
-
-uint64_t bits_f64(double value);
-double f64_of(uint64_t bits);
-uint32_t bits_f32(float value);
-float f32_of(uint32_t bits);
 
 // The text alone in memory, so that a sanitizer sees a read behind it. The caller frees it.
 char *alone(const char *text, size_t size);

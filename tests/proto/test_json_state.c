@@ -47,8 +47,8 @@ static void expect_decoded(const struct buffer *out, const struct msg_state_view
     }
     assert_int_equal(back.null_num_batches_tracked, !view->tracks);
     if (view->tracks) assert_int_equal(back.num_batches_tracked, view->num_batches_tracked);
-    assert_true(back.has_layer && bits_f64(back.layer.momentum) == bits_f64(any_config.momentum) &&
-                bits_f64(back.layer.eps) == bits_f64(any_config.eps));
+    assert_true(back.has_layer && bits_of_f64(back.layer.momentum) == bits_of_f64(any_config.momentum) &&
+                bits_of_f64(back.layer.eps) == bits_of_f64(any_config.eps));
     msg_state_free(&back);
 }
 

@@ -218,11 +218,11 @@ static void test_read_known(void **state) {
         const char *at = rows[i].text;
         double f64;
         number_read_f64(&f64, &at, end);
-        assert_int_equal(bits_f64(f64), rows[i].f64);
+        assert_int_equal(bits_of_f64(f64), rows[i].f64);
         at = rows[i].text;
         float f32;
         number_read_f32(&f32, &at, end);
-        assert_int_equal(bits_f32(f32), rows[i].f32);
+        assert_int_equal(bits_of_f32(f32), rows[i].f32);
     }
 }
 
@@ -253,7 +253,7 @@ static void expect_f64(const char *text, double expected) {
     double value = NAN;
     const char *at = text;
     number_read_f64(&value, &at, text + strlen(text));
-    if (bits_f64(value) != bits_f64(expected)) fail_msg("\"%s\": %a, expected %a", text, value, expected);
+    if (bits_of_f64(value) != bits_of_f64(expected)) fail_msg("\"%s\": %a, expected %a", text, value, expected);
     check_read(text);
 }
 
@@ -261,7 +261,7 @@ static void expect_f32(const char *text, float expected) {
     float value = NAN;
     const char *at = text;
     number_read_f32(&value, &at, text + strlen(text));
-    if (bits_f32(value) != bits_f32(expected))
+    if (bits_of_f32(value) != bits_of_f32(expected))
         fail_msg("\"%s\": %a, expected %a", text, (double)value, (double)expected);
     check_read(text);
 }
@@ -272,7 +272,7 @@ static void check_halfway_f64(double low) {
     const long double middle = high < INFINITY ? ((long double)low + (long double)high) / 2 : 0x1.fffffffffffff8p1023L;
     char text[TEXT_SIZE];
     print_exactly(text, middle);
-    expect_f64(text, bits_f64(low) % 2 == 0 ? low : high);
+    expect_f64(text, bits_of_f64(low) % 2 == 0 ? low : high);
     char beside[TEXT_SIZE + 32];
     strcpy(beside, text);
     insert_digits(beside, "000000000000000000000000000001");
@@ -289,7 +289,7 @@ static void check_halfway_f32(float low) {
     const double middle = high < INFINITY ? ((double)low + (double)high) / 2 : 0x1.ffffffp127;
     char text[TEXT_SIZE];
     print_exactly(text, (long double)middle);
-    expect_f32(text, bits_f32(low) % 2 == 0 ? low : high);
+    expect_f32(text, bits_of_f32(low) % 2 == 0 ? low : high);
     char beside[TEXT_SIZE + 32];
     strcpy(beside, text);
     insert_digits(beside, "000000000000000000000000000001");
@@ -308,10 +308,10 @@ static void test_read_halfway(void **state) {
     static const float f32[] = {0, 1e-45f, 3e-45f, 0x1.fffffcp-127f, FLT_MIN, 0x1.fffffep-126f, 1, FLT_MAX};
     for (size_t i = 0; i < sizeof f32 / sizeof f32[0]; i++) check_halfway_f32(f32[i]);
     for (int i = 0; i < 1000; i++) {
-        check_halfway_f64(f64_of(random_u64() % bits_f64(DBL_MAX)));
-        check_halfway_f64(f64_of(random_u64() % bits_f64(DBL_MIN)));
-        check_halfway_f32(f32_of((uint32_t)(random_u64() % bits_f32(FLT_MAX))));
-        check_halfway_f32(f32_of((uint32_t)(random_u64() % bits_f32(FLT_MIN))));
+        check_halfway_f64(f64_of(random_u64() % bits_of_f64(DBL_MAX)));
+        check_halfway_f64(f64_of(random_u64() % bits_of_f64(DBL_MIN)));
+        check_halfway_f32(f32_of((uint32_t)(random_u64() % bits_of_f32(FLT_MAX))));
+        check_halfway_f32(f32_of((uint32_t)(random_u64() % bits_of_f32(FLT_MIN))));
     }
 }
 

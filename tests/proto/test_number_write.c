@@ -90,9 +90,9 @@ static void check_write_f64(double value) {
     assert_in_range(end - text, 1, NUMBER_F64_MAX);
     assert_int_equal(end[NUMBER_SLACK], '#');
     *end = '\0';
-    if (bits_f64(strtod(text, NULL)) != bits_f64(value)) fail_msg("%a written as \"%s\"", value, text);
+    if (bits_of_f64(strtod(text, NULL)) != bits_of_f64(value)) fail_msg("%a written as \"%s\"", value, text);
     check_read(text);
-    if (value != 0) check_digits(text, value, false, bits_f64(value) << 12 == 0);
+    if (value != 0) check_digits(text, value, false, bits_of_f64(value) << 12 == 0);
 }
 
 static void check_write_f32(float value) {
@@ -102,9 +102,9 @@ static void check_write_f32(float value) {
     assert_in_range(end - text, 1, NUMBER_F32_MAX);
     assert_int_equal(end[NUMBER_SLACK], '#');
     *end = '\0';
-    if (bits_f32(strtof(text, NULL)) != bits_f32(value)) fail_msg("%a written as \"%s\"", (double)value, text);
+    if (bits_of_f32(strtof(text, NULL)) != bits_of_f32(value)) fail_msg("%a written as \"%s\"", (double)value, text);
     check_read(text);
-    if (value != 0) check_digits(text, (double)value, true, bits_f32(value) << 9 == 0);
+    if (value != 0) check_digits(text, (double)value, true, bits_of_f32(value) << 9 == 0);
 }
 
 static void test_write_known(void **state) {

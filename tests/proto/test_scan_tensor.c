@@ -134,7 +134,7 @@ static void test_tensors(void **state) {
             assert_int_equal(tensor.first_nonfinite, row->first_nonfinite < count ? row->first_nonfinite : count);
             for (size_t k = 0; k < count; k++) {
                 const double value = value_of(&tensor, k);
-                if (isnan(row->values[k]) ? !isnan(value) : bits_f64(value) != bits_f64(row->values[k])) {
+                if (isnan(row->values[k]) ? !isnan(value) : bits_of_f64(value) != bits_of_f64(row->values[k])) {
                     fail_msg("%s: value %zu is %g", row->text, k, value);
                 }
             }
@@ -347,7 +347,7 @@ static void test_large(void **state) {
         assert_int_equal(tensor.count, 2 * ROWS);
         assert_int_equal(tensor.dim[0], ROWS);
         for (size_t i = 0; i < tensor.count; i++)
-            assert_int_equal(bits_f64(value_of(&tensor, i)), bits_f64(value_of(&tensor, i % 2)));
+            assert_int_equal(bits_of_f64(value_of(&tensor, i)), bits_of_f64(value_of(&tensor, i % 2)));
         assert_true(tensor.values.capacity < tensor.values.size + tensor.values.size / 8 + 16384);
         tensor_free(&tensor);
         assert_int_equal(budget.used, 0);

@@ -45,7 +45,7 @@ static void test_vectors(void **state) {
         const double *const values = (const double *)(const void *)vector.values.data;
         for (size_t k = 0; k < vector.count; k++) {
             assert_true(isnan(rows[i].values[k]) ? isnan(values[k])
-                                                 : bits_f64(values[k]) == bits_f64(rows[i].values[k]));
+                                                 : bits_of_f64(values[k]) == bits_of_f64(rows[i].values[k]));
         }
         buffer_free(&vector.values);
         assert_int_equal(budget.used, 0);

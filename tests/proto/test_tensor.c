@@ -90,7 +90,7 @@ static void check_all_patterns(struct half format) {
     assert_int_equal(tensor_from_wire(f64, BN_F64, raw + 1, format.wire, 65536), 65536);
     for (size_t i = 0; i < 65536; i++) {
         const uint16_t magnitude = i & 0x7fff;
-        assert_int_equal(bits_f64(f64[i]), bits_f64((double)f32[i]));
+        assert_int_equal(bits_of_f64(f64[i]), bits_of_f64((double)f32[i]));
         assert_int_equal(signbit(f64[i]) != 0, i >> 15);
         if (magnitude > format.infinity) {
             assert_true(isnan(f64[i]));
@@ -210,10 +210,10 @@ static void test_bytes(void **state) {
     for (int from = WIRE_F32; from <= WIRE_F64; from++) {
         assert_int_equal(tensor_from_wire(f32, BN_F32, raws[from], (enum wire_dtype)from, 2), 2);
         assert_int_equal(tensor_from_wire(f64, BN_F64, raws[from], (enum wire_dtype)from, 2), 2);
-        assert_int_equal(bits_f32(f32[0]), 0x3fc00000);
-        assert_int_equal(bits_f32(f32[1]), 0x80000000);
-        assert_int_equal(bits_f64(f64[0]), 0x3ff8000000000000);
-        assert_int_equal(bits_f64(f64[1]), 0x8000000000000000);
+        assert_int_equal(bits_of_f32(f32[0]), 0x3fc00000);
+        assert_int_equal(bits_of_f32(f32[1]), 0x80000000);
+        assert_int_equal(bits_of_f64(f64[0]), 0x3ff8000000000000);
+        assert_int_equal(bits_of_f64(f64[1]), 0x8000000000000000);
         const size_t size = 2 * wire_dtypes[from].size;
         unsigned char raw[17];
         tensor_to_wire(raw + 1, (enum wire_dtype)from, f32, BN_F32, 2);
@@ -236,9 +236,9 @@ static void test_f64_to_f32(void **state) {
     assert_int_equal(tensor_from_wire(out, BN_F32, in, WIRE_F64, COUNT), 6);
     assert_true(out[1] == INFINITY && isnan(out[2]) && out[3] == -INFINITY && out[4] == FLT_MAX);
     assert_true(out[5] == 0x1.000002p0f && out[6] == -INFINITY && out[7] == INFINITY);
-    assert_int_equal(bits_f32(out[8]), 1);
-    assert_int_equal(bits_f32(out[9]), 0);
-    assert_int_equal(bits_f32(out[10]), 0x80000000);
+    assert_int_equal(bits_of_f32(out[8]), 1);
+    assert_int_equal(bits_of_f32(out[9]), 0);
+    assert_int_equal(bits_of_f32(out[10]), 0x80000000);
     float written[COUNT];
     tensor_to_wire(written, WIRE_F32, in, BN_F64, COUNT);
     assert_memory_equal(written, out, sizeof out);
