@@ -65,3 +65,14 @@ void expect_error(enum kind kind, const char *text, enum msg_code code, const ch
     assert_true(code == MSG_OK || d.error.detail[0] != '\0');
     release(&d);
 }
+
+double value_of(const struct tensor *t, size_t i) {
+    float f32;
+    double f64;
+    if (t->dtype == BN_F64) {
+        memcpy(&f64, t->values.data + i * sizeof f64, sizeof f64);
+        return f64;
+    }
+    memcpy(&f32, t->values.data + i * sizeof f32, sizeof f32);
+    return (double)f32;
+}

@@ -57,4 +57,7 @@ struct decoded decode_good(enum kind kind, const char *text);
 // Fails the test unless decoding gives this code (MSG_OK too), at this pointer; NULL: at none.
 void expect_error(enum kind kind, const char *text, enum msg_code code, const char *pointer);
 
+// The i-th value of either type.
+double value_of(const struct tensor *t, size_t i);
+
 #endif

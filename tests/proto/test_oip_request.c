@@ -3,17 +3,6 @@
 // Infer requests of the Open Inference Protocol: JSON and binary inputs, raw ones, parameters, outputs.
 #include "inferred.h"
 
-static double value_of(const struct tensor *t, size_t i) {
-    float f32;
-    double f64;
-    if (t->dtype == BN_F64) {
-        memcpy(&f64, t->values.data + i * sizeof f64, sizeof f64);
-        return f64;
-    }
-    memcpy(&f32, t->values.data + i * sizeof f32, sizeof f32);
-    return (double)f32;
-}
-
 static void expect_values(const struct tensor *t, const double *values, size_t n) {
     assert_int_equal(t->count, n);
     assert_true(t->present);

@@ -17,11 +17,6 @@ static bool read_tensor(struct tensor *tensor, struct msg_error *error, const ch
     return ok;
 }
 
-static double value_of(const struct tensor *tensor, size_t i) {
-    return tensor->dtype == BN_F32 ? (double)((const float *)(const void *)tensor->values.data)[i]
-                                   : ((const double *)(const void *)tensor->values.data)[i];
-}
-
 static const struct good_tensor {
     const char *text;
     enum tensor_form form;
