@@ -84,6 +84,7 @@ static bool take_fields(struct msg_call *call, enum msg_call_kind kind, const st
         }
     }
     ok = ok && field_set_call(call, kind, object, error);
+    if (!ok) safetensors_name_field(error);
     json_decref(object);
     return ok;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "safetensors_file.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -241,6 +242,11 @@ json_t *safetensors_value(const struct file_text *text) {
                                      JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, NULL);
     json_decref(string);
     return value;
+}
+
+void safetensors_name_field(struct msg_error *error) {
+    if (error->code != MSG_UNKNOWN_FIELD || !error->has_pointer) return;
+    snprintf(error->detail, sizeof error->detail, "there is no field \"%.60s\" here", error->pointer + 1);
 }
 
 bool safetensors_tensor(struct tensor *tensor, const struct file_tensor *from, struct msg_error *error) {

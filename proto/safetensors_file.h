@@ -53,6 +53,9 @@ struct file_tensor *safetensors_find(const struct safetensors_file *file, const 
 // The JSON value that a text of the metadata holds, new; NULL where it holds none, or more than JSON_REST_MAX bytes.
 json_t *safetensors_value(const struct file_text *text);
 
+// An unknown field of such a value: names in words the field that the error, which is to lose its pointer, points to.
+void safetensors_name_field(struct msg_error *error);
+
 // Sets dim, rank, count and wire of a tensor of the API. `name`: what errors call it.
 bool safetensors_tensor(struct tensor *tensor, const struct file_tensor *from, struct msg_error *error);
 

@@ -90,6 +90,7 @@ static bool take_config(struct msg_config *config, bool *found, const struct fil
     const bool ok = !*found || field_set_config(config, value, "", error);
     json_decref(value);
     if (!ok && error->has_pointer) { // names the field, which is to be told with the layer
+        safetensors_name_field(error);
         struct msg_error why = *error;
         error->code = MSG_OK;
         msg_fail(error, why.code, NULL, "the configuration of \"%.100s\" in __metadata__: %.120s", text->name,

@@ -197,6 +197,26 @@ static void test_calls(void **state) {
     release(&d);
 }
 
+// There is no pointer into a file, so that the words name the field.
+static void test_unknown_fields(void **state) {
+    (void)state;
+    static const struct {
+        const char *metadata, *named;
+    } rows[] = {
+        {"\"channel_axes\":\"-1\"", "\"channel_axes\""},
+        {"\"format\":\"pt\",\"cahce\":\"true\"", "\"cahce\""},
+        {"\"step\":\"{\\\"lr\\\":0.5,\\\"momentum\\\":0.9}\"", "\"step/momentum\""},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        char header[300];
+        snprintf(header, sizeof header, "{" X_OF_FOUR ",\"__metadata__\":{%s}}", rows[i].metadata);
+        struct decoded d = decode_safetensors(safetensors_file(header, four, sizeof four), BACKWARD, BN_F32);
+        if (d.error.code != MSG_UNKNOWN_FIELD || strstr(d.error.detail, rows[i].named) == NULL)
+            fail_msg("%s: %s (%s)", header, msg_codes[d.error.code].name, d.error.detail);
+        release(&d);
+    }
+}
+
 static void test_fields(void **state) {
     (void)state;
     struct decoded d =
@@ -278,8 +298,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_headers, fresh_budget), cmocka_unit_test_setup(test_malformed, fresh_budget),
         cmocka_unit_test_setup(test_lengths, fresh_budget), cmocka_unit_test_setup(test_changed_bytes, fresh_budget),
-        cmocka_unit_test_setup(test_calls, fresh_budget),   cmocka_unit_test_setup(test_fields, fresh_budget),
-        cmocka_unit_test_setup(test_places, fresh_budget),  cmocka_unit_test_setup(test_memory, fresh_budget),
+        cmocka_unit_test_setup(test_calls, fresh_budget),   cmocka_unit_test_setup(test_unknown_fields, fresh_budget),
+        cmocka_unit_test_setup(test_fields, fresh_budget),  cmocka_unit_test_setup(test_places, fresh_budget),
+        cmocka_unit_test_setup(test_memory, fresh_budget),
     };
     return cmocka_run_group_tests_name("safetensors", tests, NULL, NULL);
 }

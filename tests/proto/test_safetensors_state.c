@@ -75,6 +75,17 @@ static void test_bad_states(void **state) {
         STATE, MSG_SHAPE_MISMATCH, "two");
 }
 
+static void test_unknown_field(void **state) {
+    (void)state;
+    struct decoded d = decode_safetensors(
+        safetensors_file("{\"__metadata__\":{\"it\":\"{\\\"num_features\\\":1,\\\"momentun\\\":1}\"}}", "", 0), STATE,
+        BN_F32);
+    assert_int_equal(d.error.code, MSG_UNKNOWN_FIELD);
+    assert_non_null(strstr(d.error.detail, "\"it\""));
+    assert_non_null(strstr(d.error.detail, "\"momentun\""));
+    release(&d);
+}
+
 // ---- snapshots
 
 static void test_snapshot(void **state) {
@@ -217,6 +228,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_state, fresh_budget),
         cmocka_unit_test_setup(test_bad_states, fresh_budget),
+        cmocka_unit_test_setup(test_unknown_field, fresh_budget),
         cmocka_unit_test_setup(test_snapshot, fresh_budget),
         cmocka_unit_test_setup(test_old_snapshot, fresh_budget),
         cmocka_unit_test_setup(test_written_states, fresh_budget),
