@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "oip_inputs.h"
 
-#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -15,6 +14,19 @@ const char *const oip_datatypes[] = {
 
 const char *const oip_input_names[MSG_INPUTS] = {
     [MSG_INPUT_X] = "x", [MSG_INPUT_DOUT] = "dout", [MSG_INPUT_RESIDUAL] = "residual"};
+
+// The members of the object at which the scan stands. False: malformed.
+static bool take_members(struct scan *scan, field_take take, void *context) {
+    struct scan_key key;
+    bool more = true;
+    if (!scan_object(scan)) return false;
+    for (bool first = true; scan_member(scan, &key, &more, first); first = false) {
+        if (!more) return true;
+        if (!take(context, scan, &key)) return false;
+        scan_end_member(scan, &key);
+    }
+    return false;
+}
 
 // ---- members of an input
 
@@ -40,27 +52,26 @@ static bool take_datatype(struct oip_input *input, struct scan *scan) {
     return true;
 }
 
+static bool take_parameter(void *rest, struct scan *scan, const struct scan_key *key) {
+    return rest_take(rest, scan, key);
+}
+
 static bool take_parameters(struct oip_input *input, struct scan *scan) {
     static const struct field fields[] = {
         {"binary_data_size", FIELD_INTEGER, 0, 0, 0x1p53, NULL, 1},
         FIELD_END,
     };
-    struct scan_span text;
+    struct rest rest = {.known = {fields}};
     unsigned given = 0;
     int64_t size = 0;
     if (scan_peek(scan) != '{') return scan_refuse(scan, MSG_WRONG_TYPE, "parameters are an object");
-    if (!scan_skip(scan, &text)) return false;
-    json_t *const object =
-        text.length <= JSON_REST_MAX ? json_loadb(text.text, text.length, JSON_REJECT_DUPLICATES, NULL) : NULL;
-    if (object == NULL) {
-        msg_fail(scan->error, MSG_UNKNOWN_FIELD, scan->pointer, "an input has the one parameter binary_data_size");
-    } else {
-        field_set_all(&size, &given, fields, object, scan->pointer, scan->error);
-    }
-    json_decref(object);
+    const bool ok = take_members(scan, take_parameter, &rest);
+    if (ok && scan->error->code == MSG_OK)
+        field_set_all(&size, &given, fields, rest.object, scan->pointer, scan->error);
+    rest_free(&rest);
     input->size = (size_t)size;
     input->has_size = given != 0;
-    return true;
+    return ok;
 }
 
 // As f64, unless both the input and the layer are f32: a number is rounded to the type of the input, then to that of the
@@ -82,7 +93,14 @@ static bool take_late_data(struct oip_input *input, struct scan *scan, enum bn_d
     return ok;
 }
 
-static bool take_member(struct oip_input *input, struct scan *scan, const char *name, enum bn_dtype dtype) {
+struct input_walk {
+    struct oip_input *input;
+    enum bn_dtype dtype;
+};
+
+static bool take_member(void *context, struct scan *scan, const struct scan_key *key) {
+    const struct input_walk *const walk = context;
+    struct oip_input *const input = walk->input;
     const struct {
         const char *name;
         bool *seen;
@@ -92,7 +110,7 @@ static bool take_member(struct oip_input *input, struct scan *scan, const char *
                  {"parameters", &input->has_parameters},
                  {"data", &input->has_data}};
     size_t i = 0;
-    while (i < 5 && strcmp(name, known[i].name) != 0) i++;
+    while (i < 5 && strcmp(key->name, known[i].name) != 0) i++;
     if (i == 5) return scan_refuse(scan, MSG_UNKNOWN_FIELD, "an input has name, shape, datatype, parameters and data");
     if (*known[i].seen) return scan_refuse(scan, MSG_DUPLICATE_FIELD, "the field is given twice");
     *known[i].seen = true;
@@ -101,7 +119,7 @@ static bool take_member(struct oip_input *input, struct scan *scan, const char *
     case 1: return scan_shape(scan, &input->tensor);
     case 2: return take_datatype(input, scan);
     case 3: return take_parameters(input, scan);
-    default: return take_data(input, scan, dtype);
+    default: return take_data(input, scan, walk->dtype);
     }
 }
 
@@ -188,16 +206,9 @@ static void finish_data(struct oip_input *input, struct scan *scan, enum bn_dtyp
 }
 
 static bool take_input(struct oip_input *input, struct scan *scan, enum bn_dtype dtype) {
-    struct scan_key key;
-    bool more = true;
+    struct input_walk walk = {input, dtype};
     if (scan_peek(scan) != '{') return scan_refuse(scan, MSG_WRONG_TYPE, "an input is an object");
-    if (!scan_object(scan)) return false;
-    for (bool first = true; more; first = false) {
-        if (!scan_member(scan, &key, &more, first)) return false;
-        if (!more) break;
-        if (!take_member(input, scan, key.name, dtype)) return false;
-        scan_end_member(scan, &key);
-    }
+    if (!take_members(scan, take_member, &walk)) return false;
     check_members(input, scan);
     if (scan->error->code != MSG_OK) return true;
     if (input->text.text != NULL && !take_late_data(input, scan, dtype)) return false;
