@@ -302,13 +302,6 @@ def test_half_closed_clients_are_answered():
             assert wire.statuses(raw) == [200], raw[:300]
 
 
-def closed_by_peers(port):
-    """Sockets on the port that wait for our side to close."""
-    with open("/proc/net/tcp", encoding="ascii") as f:
-        fields = [line.split() for line in f.readlines()[1:]]
-    return sum(f[1].endswith(f":{port:04X}") and f[3] == "08" for f in fields)
-
-
 def test_bodies_that_break_off_hold_nothing():
     """The close often comes together with the last bytes, which libmicrohttpd does not notice."""
     server = harness.shared()
@@ -317,7 +310,7 @@ def test_bodies_that_break_off_hold_nothing():
         with wire.connect(server) as s:
             s.sendall(b"POST %b/inference HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n" % path.encode() +
                       b" " * 1000000)
-    harness.wait_until(lambda: closed_by_peers(server.port) == 0, harness.seconds(20), "the sockets to be closed")
+    harness.wait_until(lambda: wire.sockets(server.port, False) == 0, harness.seconds(20), "the sockets to be closed")
 
 
 def test_nothing_of_the_server_leaks():

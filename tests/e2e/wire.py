@@ -108,6 +108,14 @@ class Client:
         return self.ok("GET", path)["version"]
 
 
+def sockets(port, established=True):
+    """How many sockets the server has on the port: those that its peers have closed, and the established ones."""
+    states = ("01", "08") if established else ("08",)
+    with open("/proc/net/tcp", encoding="ascii") as f:
+        fields = [line.split() for line in f.readlines()[1:]]
+    return sum(f[1].endswith(f":{port:04X}") and f[3] in states for f in fields)
+
+
 def problem(reply, status, code=None, pointer=None, oip=False):
     """Checks every member of a problem reply; pointer may be a tuple of the texts that would be right. On /v2 (oip) it
     has `error` too."""
