@@ -81,6 +81,13 @@ bool msg_name_valid(const char *name, size_t length) {
     return true;
 }
 
+size_t msg_first_negative(const double *values, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (values[i] < 0) return i;
+    }
+    return n;
+}
+
 void msg_state_free(struct msg_state *state) {
     buffer_free(&state->gamma.values);
     buffer_free(&state->beta.values);

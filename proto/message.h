@@ -158,6 +158,9 @@ struct msg_vector {
     size_t first_negative;  // index of the first value below 0; count: none
 };
 
+// The index of the first of n values that is below 0; n: none.
+size_t msg_first_negative(const double *values, size_t n);
+
 struct msg_state {
     struct msg_vector gamma, beta, running_mean, running_var;
     bool has_num_batches_tracked, null_num_batches_tracked;

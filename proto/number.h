@@ -19,6 +19,12 @@ enum number_status {
 enum number_status number_read_f32(float *value, const char **text, const char *end);
 enum number_status number_read_f64(double *value, const char **text, const char *end);
 
+// Reads numbers that stand with a comma between each two of them, and with white space or without: the one at *text, and
+// so on up to `room` of them, or up to what is not a number that fits the type. Sets *text behind the last one that was
+// read, and returns how many those are; 0 leaves *text as it was.
+size_t number_read_run_f32(float *values, size_t room, const char **text, const char *end);
+size_t number_read_run_f64(double *values, size_t room, const char **text, const char *end);
+
 // The most bytes that a write takes.
 #define NUMBER_F32_MAX 15
 #define NUMBER_F64_MAX 24

@@ -7,10 +7,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #include "number.h"
 #include "number_format.h"
 #include "powers.h"
+
+// For what is written once and compiled into several functions.
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 // As many decimal digits always fit an uint64_t.
 #define W_DIGITS 19
@@ -37,24 +43,51 @@ static bool is_digit(char c) {
 
 // The number of eight digits, each a byte of its value, the first one lowest.
 // Source: Lemire, "Number Parsing at a Gigabyte per Second" (2021), section 4.
-static uint64_t eight_digits(uint64_t digits) {
+ALWAYS_INLINE uint64_t eight_digits(uint64_t digits) {
     const uint64_t mask = 0x000000ff000000ff;
     digits = digits * 10 + (digits >> 8);
     return (((digits & mask) * 0x000f424000000064 + ((digits >> 16) & mask) * 0x0000271000000001) >> 32) & 0xffffffff;
 }
 
+static const uint64_t powers_of_10[] = {1,
+                                        10,
+                                        100,
+                                        1000,
+                                        10000,
+                                        100000,
+                                        1000000,
+                                        10000000,
+                                        100000000,
+                                        1000000000,
+                                        10000000000,
+                                        100000000000,
+                                        1000000000000,
+                                        10000000000000,
+                                        100000000000000,
+                                        1000000000000000,
+                                        10000000000000000};
+
+// Eight characters, those of digits as their values.
+ALWAYS_INLINE uint64_t load_eight(const char *p) {
+    uint64_t text;
+    memcpy(&text, p, sizeof text);
+    return le64toh(text) ^ 0x3030303030303030;
+}
+
+// How many of eight characters come before the first that is no digit.
+ALWAYS_INLINE int count_digits(uint64_t text) {
+    // The top bit of each byte that is no digit; what a carry adds is above the first of them.
+    const uint64_t others = (text | (text + 0x7676767676767676)) & 0x8080808080808080;
+    return others != 0 ? __builtin_ctzll(others) / 8 : 8;
+}
+
 // Appends the digits at p to *w, modulo 2^64, and returns the end of them. Fewer than eight digits are shifted behind
 // zeros and read as eight: how many there are is hard to predict, so nothing branches on it.
 static const char *read_digits(uint64_t *w, const char *p, const char *end) {
-    static const uint64_t powers_of_10[] = {1, 10, 100, 1000, 10000, 100000, 1000000, 10000000};
     while (end - p >= 8) {
-        uint64_t text;
-        memcpy(&text, p, sizeof text);
-        text = le64toh(text) ^ 0x3030303030303030;
-        // The top bit of each byte that is no digit; what a carry adds is above the first of them.
-        const uint64_t others = (text | (text + 0x7676767676767676)) & 0x8080808080808080;
-        if (others != 0) {
-            const int count = __builtin_ctzll(others) / 8;
+        const uint64_t text = load_eight(p);
+        const int count = count_digits(text);
+        if (count < 8) {
             const uint64_t digits = count > 0 ? text << (64 - 8 * count) : 0;
             *w = *w * powers_of_10[count] + eight_digits(digits);
             return p + count;
@@ -97,8 +130,73 @@ static void cut_digits(struct decimal *d) {
     }
 }
 
+// Bytes that read_plain looks at: the window, and sixteen from any digit on that is found in it.
+#define PLAIN_ROOM 48
+
+// Which of 32 characters are digits: bit i for p[i].
+ALWAYS_INLINE uint32_t find_digits(const char *p) {
+#ifdef __SSE2__
+    const __m128i zero = _mm_set1_epi8('0'), nine = _mm_set1_epi8(9);
+    const __m128i a = _mm_sub_epi8(_mm_loadu_si128((const __m128i *)(const void *)p), zero);
+    const __m128i b = _mm_sub_epi8(_mm_loadu_si128((const __m128i *)(const void *)(p + 16)), zero);
+    return (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(a, nine), a)) |
+           (uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_min_epu8(b, nine), b)) << 16;
+#else
+    uint32_t found = 0;
+    for (int i = 0; i < 32; i += 8) {
+        const uint64_t text = load_eight(p + i), top = 0x8080808080808080;
+        const uint64_t others = (text | ((text & ~top) + 0x7676767676767676)) & top;
+        found |= (uint32_t)((((others ^ top) >> 7) * 0x0102040810204080) >> 56) << i;
+    }
+    return found;
+#endif
+}
+
+ALWAYS_INLINE int count_ones(uint32_t bits) {
+    return __builtin_ctzll(~(uint64_t)bits);
+}
+
+// The number of the first n of sixteen digits, 0 < n <= 16.
+ALWAYS_INLINE uint64_t sixteen_digits(const char *p, int n) {
+    const uint128 digits = ((uint128)load_eight(p + 8) << 64 | load_eight(p)) << (128 - 8 * n);
+    return eight_digits((uint64_t)digits) * 100000000 + eight_digits(high_half(digits));
+}
+
+// Most numbers have up to seven digits before the point and up to 19 in all, no exponent, and stand far from the end of
+// the text: of such a one all is found at once, however many digits it has. False for others, with *text as it was.
+ALWAYS_INLINE bool read_plain(struct decimal *d, const char **text, const char *end) {
+    if (end - *text < PLAIN_ROOM) return false;
+    const bool negative = **text == '-';
+    const uint32_t found = find_digits(*text) >> negative;
+    const char *const begin = *text + negative, *p = begin;
+    uint64_t w = (uint64_t)(*p - '0');
+    int whole = 1, behind = 0;
+    if ((found & 3) != 1) { // not one digit
+        whole = count_ones(found);
+        if (whole == 0 || whole > 7 || *p == '0') return false;
+        w = eight_digits(load_eight(p) << (64 - 8 * whole));
+    }
+    p += whole;
+    if (*p == '.') {
+        p++;
+        behind = count_ones(found >> (whole + 1));
+        if (behind == 0 || whole + behind > W_DIGITS) return false;
+        if (behind <= 16) {
+            w = w * powers_of_10[behind] + sixteen_digits(p, behind);
+        } else {
+            w = w * powers_of_10[16] + sixteen_digits(p, 16);
+            w = w * powers_of_10[behind - 16] + (eight_digits(load_eight(p + 16) << (64 - 8 * (behind - 16))));
+        }
+        p += behind;
+    }
+    if (*p == 'e' || *p == 'E') return false;
+    *d = (struct decimal){.w = w, .exponent = -behind, .negative = negative, .digits = begin, .digits_end = p};
+    *text = p;
+    return true;
+}
+
 // False where the text is malformed. Moves *text as number_read_* do.
-static bool read_decimal(struct decimal *d, const char **text, const char *end) {
+static bool read_any(struct decimal *d, const char **text, const char *end) {
     const char *p = *text;
     *d = (struct decimal){.negative = p < end && *p == '-'};
     if (d->negative) p++;
@@ -212,21 +310,21 @@ static void copy_decimal(char copy[static COPY_SIZE], const struct decimal *d) {
 
 // w * 10^exponent rounded once, where both are exact as doubles. Source: Clinger, "How to Read Floating Point Numbers
 // Accurately" (1990), section 5.
-static bool exact_operation(double *value, const struct decimal *d) {
-    static const double powers_of_10[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
+ALWAYS_INLINE bool exact_operation(double *value, const struct decimal *d) {
+    static const double exact_powers[] = {1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
                                           1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
     if (d->cut || d->w > (uint64_t)1 << 53 || d->exponent < -22 || d->exponent > 22) return false;
     *value = (double)d->w;
     if (d->exponent < 0)
-        *value /= powers_of_10[-d->exponent];
+        *value /= exact_powers[-d->exponent];
     else
-        *value *= powers_of_10[d->exponent];
+        *value *= exact_powers[d->exponent];
     return true;
 }
 
 // That double rounded to float is the decimal rounded to float, unless it lies half-way between two floats: then the
 // decimal may lie on either side. Below FLT_MIN the half-way bits are others.
-static bool exact_float(float *value, const struct decimal *d) {
+ALWAYS_INLINE bool exact_float(float *value, const struct decimal *d) {
     double wide;
     uint64_t bits;
     if (!exact_operation(&wide, d)) return false;
@@ -235,15 +333,9 @@ static bool exact_float(float *value, const struct decimal *d) {
     return (bits & 0x1fffffff) != 0x10000000 && (wide >= (double)FLT_MIN || wide == 0);
 }
 
-enum number_status number_read_f32(float *value, const char **text, const char *end) {
-    struct decimal d;
-    if (!read_decimal(&d, text, end)) return NUMBER_MALFORMED;
+static enum number_status round_f32(float *value, struct decimal d) {
     uint64_t bits;
     float magnitude;
-    if (exact_float(&magnitude, &d)) {
-        *value = d.negative ? -magnitude : magnitude;
-        return NUMBER_OK;
-    }
     if (fast_bits(&bits, &d, FORMAT_F32)) {
         const uint32_t low = (uint32_t)bits;
         memcpy(&magnitude, &low, sizeof magnitude);
@@ -256,15 +348,9 @@ enum number_status number_read_f32(float *value, const char **text, const char *
     return magnitude <= FLT_MAX ? NUMBER_OK : NUMBER_OVERFLOW;
 }
 
-enum number_status number_read_f64(double *value, const char **text, const char *end) {
-    struct decimal d;
-    if (!read_decimal(&d, text, end)) return NUMBER_MALFORMED;
+static enum number_status round_f64(double *value, struct decimal d) {
     uint64_t bits;
     double magnitude;
-    if (exact_operation(&magnitude, &d)) {
-        *value = d.negative ? -magnitude : magnitude;
-        return NUMBER_OK;
-    }
     if (fast_bits(&bits, &d, FORMAT_F64)) {
         memcpy(&magnitude, &bits, sizeof magnitude);
     } else {
@@ -274,4 +360,79 @@ enum number_status number_read_f64(double *value, const char **text, const char 
     }
     *value = d.negative ? -magnitude : magnitude;
     return magnitude <= DBL_MAX ? NUMBER_OK : NUMBER_OVERFLOW;
+}
+
+// d is given on by value, so that what is common stays in registers.
+ALWAYS_INLINE enum number_status read_f32(float *value, const char **text, const char *end) {
+    struct decimal d;
+    if (!read_plain(&d, text, end)) {
+        struct decimal any;
+        if (!read_any(&any, text, end)) return NUMBER_MALFORMED;
+        d = any;
+    }
+    float magnitude;
+    if (!exact_float(&magnitude, &d)) return round_f32(value, d);
+    *value = d.negative ? -magnitude : magnitude;
+    return NUMBER_OK;
+}
+
+ALWAYS_INLINE enum number_status read_f64(double *value, const char **text, const char *end) {
+    struct decimal d;
+    if (!read_plain(&d, text, end)) {
+        struct decimal any;
+        if (!read_any(&any, text, end)) return NUMBER_MALFORMED;
+        d = any;
+    }
+    double magnitude;
+    if (!exact_operation(&magnitude, &d)) return round_f64(value, d);
+    *value = d.negative ? -magnitude : magnitude;
+    return NUMBER_OK;
+}
+
+enum number_status number_read_f32(float *value, const char **text, const char *end) {
+    return read_f32(value, text, end);
+}
+
+enum number_status number_read_f64(double *value, const char **text, const char *end) {
+    return read_f64(value, text, end);
+}
+
+// ---- runs
+
+static bool is_space(char c) {
+    return c == ' ' || c == '\n' || c == '\t' || c == '\r';
+}
+
+// Moves behind a comma and the white space around it. False where none stands there, or nothing behind it.
+ALWAYS_INLINE bool skip_comma(const char **text, const char *end) {
+    const char *p = *text;
+    while (p < end && is_space(*p)) p++;
+    if (p == end || *p != ',') return false;
+    do {
+        p++;
+    } while (p < end && is_space(*p));
+    *text = p;
+    return p < end;
+}
+
+size_t number_read_run_f32(float *values, size_t room, const char **text, const char *end) {
+    const char *p = *text;
+    size_t count = 0;
+    while (count < room && read_f32(&values[count], &p, end) == NUMBER_OK) {
+        count++;
+        *text = p;
+        if (!skip_comma(&p, end)) break;
+    }
+    return count;
+}
+
+size_t number_read_run_f64(double *values, size_t room, const char **text, const char *end) {
+    const char *p = *text;
+    size_t count = 0;
+    while (count < room && read_f64(&values[count], &p, end) == NUMBER_OK) {
+        count++;
+        *text = p;
+        if (!skip_comma(&p, end)) break;
+    }
+    return count;
 }

@@ -21,13 +21,6 @@ static const char *const suffixes[SUFFIXES] = {"weight", "bias", "running_mean",
 
 // ---- vectors
 
-static size_t first_negative(const double *values, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        if (values[i] < 0) return i;
-    }
-    return n;
-}
-
 // F64 stays where it lies, if it is aligned there.
 static bool take_vector(struct msg_vector *vector, const struct file_tensor *from, const struct buffer *body,
                         struct budget *budget, struct msg_error *error) {
@@ -48,7 +41,7 @@ static bool take_vector(struct msg_vector *vector, const struct file_tensor *fro
         tensor_from_wire(vector->values.data, BN_F64, body->data + from->at, wire, n);
     }
     vector->first_nonfinite = bn_first_nonfinite(vector->values.data, n, BN_F64);
-    vector->first_negative = first_negative((const double *)(const void *)vector->values.data, n);
+    vector->first_negative = msg_first_negative((const double *)(const void *)vector->values.data, n);
     return true;
 }
 

@@ -20,26 +20,20 @@ size_t scan_guess(size_t text) {
 
 struct sink sink_start(const struct scan *scan, struct buffer *values, enum bn_dtype dtype, size_t guess) {
     values->budget = scan->budget;
-    return (struct sink){
-        .values = values, .dtype = dtype, .guess = guess, .first_nonfinite = SIZE_MAX, .first_negative = SIZE_MAX};
+    return (struct sink){.values = values, .dtype = dtype, .guess = guess, .first_nonfinite = SIZE_MAX};
 }
 
-static void sink_put(struct sink *sink, double value64, float value32) {
-    if (sink->dtype == BN_F32) {
-        memcpy(sink->values->data + sink->values->size, &value32, sizeof value32);
-        sink->values->size += sizeof value32;
-        if (value32 < 0 && sink->first_negative == SIZE_MAX) sink->first_negative = sink->count;
-    } else {
-        memcpy(sink->values->data + sink->values->size, &value64, sizeof value64);
-        sink->values->size += sizeof value64;
-        if (value64 < 0 && sink->first_negative == SIZE_MAX) sink->first_negative = sink->count;
-    }
-    sink->count++;
+// Moves over n values that were put behind the others.
+static void sink_add(struct sink *sink, size_t n) {
+    sink->values->size += n * bn_dtype_size(sink->dtype);
+    sink->count += n;
 }
 
-// "NaN", "Infinity" and "-Infinity", with escapes too. NEST_REFUSED, without an error set: the string is another one.
-static enum nest_result read_special(struct scan *scan, struct sink *sink) {
-    static const float values[] = {__builtin_nanf(""), __builtin_inff(), -__builtin_inff()};
+// "NaN", "Infinity" and "-Infinity", with escapes too, to the place `at`. NEST_REFUSED, without an error set: the string
+// is another one.
+static enum nest_result read_special(struct scan *scan, void *at, struct sink *sink) {
+    static const double values64[] = {(double)__builtin_nanf(""), (double)__builtin_inff(), -(double)__builtin_inff()};
+    static const float values32[] = {__builtin_nanf(""), __builtin_inff(), -__builtin_inff()};
     const char *const start = scan->at;
     char text[SCAN_KEY_MAX + 1];
     struct scan_span span;
@@ -48,44 +42,57 @@ static enum nest_result read_special(struct scan *scan, struct sink *sink) {
     for (int i = 0; i < 3; i++) {
         if (strcmp(text, special_names[i]) != 0) continue;
         if (sink->first_nonfinite == SIZE_MAX) sink->first_nonfinite = sink->count;
-        sink_put(sink, values[i], values[i]);
+        if (sink->dtype == BN_F32)
+            memcpy(at, &values32[i], sizeof values32[i]);
+        else
+            memcpy(at, &values64[i], sizeof values64[i]);
         return NEST_OK;
     }
     scan->at = start;
     return NEST_REFUSED;
 }
 
-static enum nest_result read_element(struct scan *scan, struct sink *sink) {
-    if (!buffer_grow(sink->values, sizeof(double))) {
-        msg_fail(scan->error, MSG_MEMORY_FULL, NULL, "the values do not fit the memory budget");
-        return NEST_REFUSED;
-    }
+// What stands here is no number that fits.
+static enum nest_result refuse_element(struct scan *scan, const struct sink *sink) {
     const char *const start = scan->at;
-    double value64 = 0;
-    float value32 = 0;
+    const char c = start < scan->end ? *start : '\0';
+    double value64;
+    float value32;
     const enum number_status status = sink->dtype == BN_F32 ? number_read_f32(&value32, &scan->at, scan->end)
                                                             : number_read_f64(&value64, &scan->at, scan->end);
-    if (status == NUMBER_OK) {
-        sink_put(sink, value64, value32);
-        return NEST_OK;
-    }
-    const char c = start < scan->end ? *start : '\0';
-    if (status == NUMBER_OVERFLOW) {
-        scan->at = start;
-        msg_fail(scan->error, MSG_OVERFLOW, scan->pointer, "the number is too large for %s",
-                 sink->dtype == BN_F32 ? "f32" : "f64");
-        return NEST_REFUSED;
-    }
-    if (c == '-' || (c >= '0' && c <= '9')) {
+    if (status == NUMBER_MALFORMED && (c == '-' || (c >= '0' && c <= '9'))) {
         scan_malformed(scan, "not a number");
         return NEST_MALFORMED;
     }
     scan->at = start;
-    const enum nest_result special = c == '"' ? read_special(scan, sink) : NEST_REFUSED;
-    if (special != NEST_REFUSED) return special;
-    msg_fail(scan->error, MSG_WRONG_TYPE, scan->pointer, "expected a number%s",
-             c == '"' ? ", \"NaN\", \"Infinity\" or \"-Infinity\"" : "");
+    if (status == NUMBER_OVERFLOW) {
+        msg_fail(scan->error, MSG_OVERFLOW, scan->pointer, "the number is too large for %s",
+                 sink->dtype == BN_F32 ? "f32" : "f64");
+    } else {
+        msg_fail(scan->error, MSG_WRONG_TYPE, scan->pointer, "expected a number%s",
+                 c == '"' ? ", \"NaN\", \"Infinity\" or \"-Infinity\"" : "");
+    }
     return NEST_REFUSED;
+}
+
+// Reads the value at hand and, where it is a number, those that follow it in the same array. *count: how many.
+static enum nest_result read_values(struct scan *scan, struct sink *sink, size_t *count) {
+    *count = 0;
+    if (!buffer_grow(sink->values, sizeof(double))) {
+        msg_fail(scan->error, MSG_MEMORY_FULL, NULL, "the values do not fit the memory budget");
+        return NEST_REFUSED;
+    }
+    void *const at = sink->values->data + sink->values->size;
+    const size_t room = (sink->values->capacity - sink->values->size) / bn_dtype_size(sink->dtype);
+    *count = sink->dtype == BN_F32 ? number_read_run_f32(at, room, &scan->at, scan->end)
+                                   : number_read_run_f64(at, room, &scan->at, scan->end);
+    if (*count == 0 && scan->at < scan->end && *scan->at == '"') {
+        const enum nest_result result = read_special(scan, at, sink);
+        if (result == NEST_MALFORMED) return result;
+        *count = result == NEST_OK;
+    }
+    sink_add(sink, *count);
+    return *count > 0 ? NEST_OK : refuse_element(scan, sink);
 }
 
 // ---- nested arrays
@@ -139,8 +146,9 @@ static enum nest_result nest_element(struct scan *scan, struct nest *nest, struc
         return refuse_here(scan, nest, nest->level, MSG_RAGGED, "a number where the others have an array");
     }
     const bool first_error = scan->error->code == MSG_OK;
-    const enum nest_result result = read_element(scan, sink);
-    if (result == NEST_OK) nest->index[nest->level - 1]++;
+    size_t count;
+    const enum nest_result result = read_values(scan, sink, &count);
+    nest->index[nest->level - 1] += count;
     if (result == NEST_REFUSED && first_error && scan->error->has_pointer) {
         const size_t length = scan->pointer_length;
         point_into(scan, nest, nest->level);

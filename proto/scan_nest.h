@@ -18,7 +18,6 @@ struct sink {
     size_t guess; // how many values there may be: that much room is made as reading starts
     size_t count;
     size_t first_nonfinite; // SIZE_MAX: none so far
-    size_t first_negative;  // SIZE_MAX: none so far
 };
 
 // The walk through nested arrays: index[l] is the position within the array open at level l, of which `level` are open.

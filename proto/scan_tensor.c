@@ -74,7 +74,7 @@ bool scan_vector(struct scan *scan, struct msg_vector *vector) {
     if (!read_flat(scan, &sink, &refused)) return false;
     vector->count = sink.count;
     vector->first_nonfinite = sink.first_nonfinite == SIZE_MAX ? sink.count : sink.first_nonfinite;
-    vector->first_negative = sink.first_negative == SIZE_MAX ? sink.count : sink.first_negative;
+    vector->first_negative = msg_first_negative((const double *)(const void *)vector->values.data, sink.count);
     return true;
 }
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "../../proto/number.h"
+#include "texts.h"
 #include "work.h"
 
 // A text taken apart. Zero has no digits.
@@ -85,6 +86,35 @@ static bool is_written(const char *text, const char *end, struct binary value, b
     return value.significand == 0 ? w.count == 0 : w.count > 0 && is_shortest(w.decimal, value);
 }
 
+// The same text in the middle of an array, whose other values must not matter, reads as the same: it takes another path.
+static const char following[] = ",98765432109876543210.98765432109876543210e98765432109876543210";
+
+static bool same_f32(const char *text, const char *end, enum number_status status, float value) {
+    char longer[TEXT_SIZE + sizeof following];
+    const size_t size = (size_t)(end - text);
+    memcpy(longer, text, size);
+    memcpy(longer + size, following, sizeof following);
+    const char *at = longer;
+    float again = NAN;
+    const bool right = number_read_f32(&again, &at, longer + size + sizeof following - 1) == status &&
+                       at == longer + size && bits_of_f32(again) == bits_of_f32(value);
+    if (!right) wrong("\"%.*s\" in an array reads as f32 %a, not %a", (int)size, text, (double)again, (double)value);
+    return right;
+}
+
+static bool same_f64(const char *text, const char *end, enum number_status status, double value) {
+    char longer[TEXT_SIZE + sizeof following];
+    const size_t size = (size_t)(end - text);
+    memcpy(longer, text, size);
+    memcpy(longer + size, following, sizeof following);
+    const char *at = longer;
+    double again = NAN;
+    const bool right = number_read_f64(&again, &at, longer + size + sizeof following - 1) == status &&
+                       at == longer + size && bits_of_f64(again) == bits_of_f64(value);
+    if (!right) wrong("\"%.*s\" in an array reads as f64 %a, not %a", (int)size, text, again, value);
+    return right;
+}
+
 bool check_write_f32(uint32_t bits, bool libc) {
     const uint32_t magnitude = bits & 0x7fffffff;
     char text[NUMBER_F32_MAX + NUMBER_SLACK];
@@ -97,7 +127,7 @@ bool check_write_f32(uint32_t bits, bool libc) {
                        is_written(text, end, binary_of_f32(magnitude), magnitude != bits) &&
                        (!libc || bits_of_f32(strtof(text, NULL)) == bits);
     if (!right) wrong("f32 0x%08" PRIx32 ": \"%s\", reads as %a", bits, text, (double)back);
-    return right;
+    return right && same_f32(text, end, status, back);
 }
 
 bool check_write_f64(uint64_t bits, bool libc) {
@@ -112,7 +142,7 @@ bool check_write_f64(uint64_t bits, bool libc) {
                        is_written(text, end, binary_of_f64(magnitude), magnitude != bits) &&
                        (!libc || bits_of_f64(strtod(text, NULL)) == bits);
     if (!right) wrong("f64 0x%016" PRIx64 ": \"%s\", reads as %a", bits, text, back);
-    return right;
+    return right && same_f64(text, end, status, back);
 }
 
 // Whether status and end of a reading are those of the value.
@@ -134,7 +164,7 @@ bool check_read(const char *text, struct decimal decimal) {
     const bool right_f32 = is_read(status_f32, isinf(f32), at, end) && !isnan(f32) && !signbit(f32) &&
                            rounds_to(decimal, binary_of_f32(bits_of_f32(f32)));
     if (!right_f32) wrong("\"%s\" reads as f32 %a, status %d", text, (double)f32, (int)status_f32);
-    return right_f64 && right_f32;
+    return right_f64 && right_f32 && same_f64(text, end, status_f64, f64) && same_f32(text, end, status_f32, f32);
 }
 
 bool check_read_f32(const char *text, uint32_t bits) {
@@ -144,7 +174,7 @@ bool check_read_f32(const char *text, uint32_t bits) {
     const enum number_status status = number_read_f32(&value, &at, end);
     const bool right = is_read(status, isinf(f32_of(bits)), at, end) && bits_of_f32(value) == bits;
     if (!right) wrong("\"%s\" reads as f32 %a, not %a", text, (double)value, (double)f32_of(bits));
-    return right;
+    return right && same_f32(text, end, status, value);
 }
 
 bool check_read_f64(const char *text, uint64_t bits) {
@@ -154,5 +184,5 @@ bool check_read_f64(const char *text, uint64_t bits) {
     const enum number_status status = number_read_f64(&value, &at, end);
     const bool right = is_read(status, isinf(f64_of(bits)), at, end) && bits_of_f64(value) == bits;
     if (!right) wrong("\"%s\" reads as f64 %a, not %a", text, value, f64_of(bits));
-    return right;
+    return right && same_f64(text, end, status, value);
 }

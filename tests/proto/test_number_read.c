@@ -77,6 +77,11 @@ static void test_grammar(void **state) {
             end_f32 != end_f64) {
             fail_msg("\"%s\": status %d, read %d bytes", rows[i].text, (int)status_f64, (int)(end_f64 - text));
         }
+        char *const longer = followed(rows[i].text, size);
+        const char *end = longer;
+        assert_int_equal(number_read_f64(&f64, &end, longer + size + strlen(FOLLOWING)), rows[i].status);
+        assert_int_equal(end - longer, rows[i].read);
+        free(longer);
         free(text);
     }
 }
@@ -395,11 +400,77 @@ static void test_read_random(void **state) {
     }
 }
 
+// A run gives what its numbers give one by one, wherever the text ends.
+static void test_read_runs(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        size_t room, count, size; // how many are read, and of how many bytes
+    } runs[] = {
+        {"1,2,3]", 9, 3, 5},
+        {"1,2,3]", 2, 2, 3},
+        {"1,2,3]", 0, 0, 0},
+        {"-1.5 ,\n\t2e3,\r 0.25 ]", 9, 3, 18},
+        {"1,,2", 9, 1, 1},
+        {"1,2,\"NaN\"", 9, 2, 3},
+        {"1,2,01", 9, 2, 3},
+        {"1,-,2", 9, 1, 1},
+        {"1,1e999,2", 9, 1, 1},
+        {"1e999", 9, 0, 0},
+        {"\"NaN\",1", 9, 0, 0},
+        {"]", 9, 0, 0},
+        {" 1", 9, 0, 0},
+        {"1 2", 9, 1, 1},
+        {"0.12345678,-1.2345678,12.345,0.0001234567,255,0,-0.0,123456789012345678,0.12345678901234567,7]", 99, 10, 93},
+    };
+    for (size_t i = 0; i < sizeof runs / sizeof runs[0]; i++) {
+        const size_t size = strlen(runs[i].text);
+        char *const text = alone(runs[i].text, size);
+        const char *at32 = text, *at64 = text, *at = text;
+        float f32[100];
+        double f64[100];
+        assert_int_equal(number_read_run_f32(f32, runs[i].room, &at32, text + size), runs[i].count);
+        assert_int_equal(number_read_run_f64(f64, runs[i].room, &at64, text + size), runs[i].count);
+        assert_int_equal(at32 - text, runs[i].size);
+        assert_int_equal(at64 - text, runs[i].size);
+        for (size_t k = 0; k < runs[i].count; k++) {
+            double value;
+            const char *same = at;
+            float narrow;
+            assert_int_equal(number_read_f64(&value, &at, text + size), NUMBER_OK);
+            assert_int_equal(number_read_f32(&narrow, &same, text + size), NUMBER_OK);
+            assert_true(bits_of_f64(f64[k]) == bits_of_f64(value) && bits_of_f32(f32[k]) == bits_of_f32(narrow));
+            at += strspn(at, ", \n\t\r");
+        }
+        free(text);
+    }
+}
+
+static void test_read_run_ends(void **state) {
+    (void)state;
+    static const char text[] = "0.12345678, -1.2345678,12.345 ,0.0001234567,255,-0.0,12345678.5,0.12345678901234567,7";
+    for (size_t size = 0; size < sizeof text; size++) {
+        char *const copy = alone(text, size);
+        const char *at = copy;
+        double values[9];
+        const size_t count = number_read_run_f64(values, 9, &at, copy + size);
+        size_t expected = 0;
+        for (const char *one = copy; one < copy + size; expected++) {
+            double value;
+            if (number_read_f64(&value, &one, copy + size) != NUMBER_OK) break;
+            assert_true(expected < count && bits_of_f64(values[expected]) == bits_of_f64(value));
+            while (one < copy + size && strchr(", ", *one) != NULL) one++;
+        }
+        assert_int_equal(count, expected);
+        free(copy);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_grammar),      cmocka_unit_test(test_read_known), cmocka_unit_test(test_read_hard),
-        cmocka_unit_test(test_read_halfway), cmocka_unit_test(test_read_long),  cmocka_unit_test(test_read_prefixes),
-        cmocka_unit_test(test_read_random),
+        cmocka_unit_test(test_read_runs),  cmocka_unit_test(test_read_run_ends), cmocka_unit_test(test_grammar),
+        cmocka_unit_test(test_read_known), cmocka_unit_test(test_read_hard),     cmocka_unit_test(test_read_halfway),
+        cmocka_unit_test(test_read_long),  cmocka_unit_test(test_read_prefixes), cmocka_unit_test(test_read_random),
     };
     return cmocka_run_group_tests_name("number", tests, NULL, NULL);
 }
