@@ -39,17 +39,6 @@ bool binary_take(struct tensor *tensor, const struct buffer *body, size_t at, si
     return true;
 }
 
-// A pass that is kept takes no more memory than its elements.
-void binary_trim_kept(struct msg_call *call) {
-    struct buffer *const values = &call->x.values;
-    const bool alone = !call->residual.present || call->residual.values.memory != NULL;
-    if (!call->keep || values->memory != NULL || call->body.data == NULL || !alone) return;
-    const size_t at = (size_t)(values->data - call->body.data), size = call->x.count * bn_dtype_size(call->x.dtype);
-    call->body.size = at + size;
-    buffer_trim(&call->body);
-    *values = buffer_borrow(&call->body, at, size);
-}
-
 static void add_piece(struct msg_extra *extra, const void *data, size_t size) {
     if (size > 0) extra->piece[extra->pieces++] = (struct msg_piece){data, size};
 }

@@ -22,9 +22,6 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the binary forms need
 bool binary_take(struct tensor *tensor, const struct buffer *body, size_t at, size_t *floor, enum bn_dtype dtype,
                  const char *name, struct budget *budget, struct msg_error *error);
 
-// Where x alone lies in the body of a call whose pass is to be kept, cuts off what its elements do not need.
-void binary_trim_kept(struct msg_call *call);
-
 // Turns the values of a tensor into elements of its wire type, in their place (see codec_values_room), and adds them to
 // what is sent. The tensor keeps the memory and is of no other use after.
 void binary_send(struct msg_extra *extra, struct tensor *tensor);

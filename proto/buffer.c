@@ -137,7 +137,13 @@ bool buffer_print(struct buffer *buffer, const char *format, ...) {
 void buffer_trim(struct buffer *buffer) {
     if (buffer->memory == NULL) return;
     const size_t spare = buffer->capacity - buffer->size;
-    if (spare < TRIM_WORTH || spare < buffer->size / 8) return;
+    if (spare >= TRIM_WORTH && spare >= buffer->size / 8) buffer_fit(buffer);
+}
+
+void buffer_fit(struct buffer *buffer) {
+    if (buffer->memory == NULL) return;
+    const size_t spare = buffer->capacity - buffer->size;
+    if (spare < BUFFER_ALIGNMENT) return;
     if (buffer->size == 0) {
         buffer_free(buffer);
         return;

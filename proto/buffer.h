@@ -56,6 +56,9 @@ __attribute__((format(printf, 2, 3))) bool buffer_print(struct buffer *buffer, c
 // Gives back what is reserved beyond size, where that is worth it. Never fails, may move data.
 void buffer_trim(struct buffer *buffer);
 
+// The same whatever it is worth, but for less than an alignment.
+void buffer_fit(struct buffer *buffer);
+
 // The part [at, at + size) of a buffer that holds it, and outlives the result without growing.
 struct buffer buffer_borrow(const struct buffer *from, size_t at, size_t size);
 

@@ -21,7 +21,10 @@ static bool refuse_options(const struct codec_request *request, struct msg_error
 
 static bool decode_json_call(struct msg_call *call, enum msg_call_kind kind, const struct codec_request *request,
                              enum bn_dtype dtype, struct msg_error *error) {
-    return refuse_options(request, error) && json_decode_call(call, kind, json_body_of(request), dtype, error);
+    if (!refuse_options(request, error) || !json_decode_call(call, kind, json_body_of(request), dtype, error))
+        return false;
+    msg_call_trim(call);
+    return true;
 }
 
 static bool decode_json_state(struct msg_state *state, const char *name, const struct codec_request *request,

@@ -260,7 +260,7 @@ bool npy_decode_call(struct msg_call *call, enum msg_call_kind kind, const struc
     if (!set_dtype(tensor, &header, &options, name, error) || !set_shape(tensor, &header, name, error)) return false;
     if (!take_elements(tensor, &call->body, &header, dtype, name, request->budget, error)) return false;
     if (tensor->values.memory != NULL) buffer_free(&call->body);
-    binary_trim_kept(call);
+    msg_call_trim(call);
     return true;
 }
 

@@ -313,7 +313,7 @@ bool oip_place_inputs(struct oip_inputs *inputs, struct msg_call *call, enum msg
         return msg_fail(error, MSG_MALFORMED_FILE, NULL, "%zu bytes of the body belong to no input",
                         call->body.size - at);
     if (!in_body(&call->x) && !in_body(&call->dout) && !in_body(&call->residual)) buffer_free(&call->body);
-    binary_trim_kept(call);
+    msg_call_trim(call);
     return true;
 }
 

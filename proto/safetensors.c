@@ -119,6 +119,7 @@ bool safetensors_decode_call(struct msg_call *call, enum msg_call_kind kind, con
     safetensors_close(&file);
     error->has_pointer = false;
     if (ok && !in_body(&call->x) && !in_body(&call->dout) && !in_body(&call->residual)) buffer_free(&call->body);
+    if (ok) msg_call_trim(call);
     return ok;
 }
 

@@ -240,6 +240,12 @@ static void test_trim(void **state) {
     assert_true(buffer_reserve(&buffer, 2000));
     buffer_trim(&buffer);
     assert_int_equal(buffer.capacity, 2000); // not worth it
+    buffer_fit(&buffer);
+    assert_int_equal(buffer.capacity, 1000);
+    expect_bytes(&buffer, 1000);
+    assert_true(buffer_reserve(&buffer, 1000 + BUFFER_ALIGNMENT - 1));
+    buffer_fit(&buffer);
+    assert_int_equal(buffer.capacity, 1000 + BUFFER_ALIGNMENT - 1); // not worth that
     assert_true(buffer_reserve(&buffer, 100000));
     buffer_trim(&buffer);
     assert_int_equal(buffer.capacity, 1000);
