@@ -77,7 +77,7 @@ static bool set_cache_id(char *value, const struct field *field, const json_t *j
     const size_t length = json_string_length(json);
     if (length == 0) return msg_fail(error, MSG_OUT_OF_RANGE, pointer, "%s is empty", field->name);
     if (length > MSG_CACHE_ID_MAX || strlen(json_string_value(json)) != length) // no id has a NUL
-        return msg_fail(error, MSG_CACHE_GONE, pointer, "no such cached pass; send x");
+        return msg_fail(error, MSG_CACHE_GONE, pointer, "no pass has such an id; send x instead");
     memcpy(value, json_string_value(json), length + 1);
     return true;
 }

@@ -26,7 +26,8 @@ static bool take_keep(struct target *target, const struct msg_option *option, st
 static bool take_cache(struct target *target, const struct msg_option *option, struct msg_error *error) {
     const size_t length = strlen(option->value);
     if (length == 0) return bad(error, option->name, "empty");
-    if (length > MSG_CACHE_ID_MAX) return msg_fail(error, MSG_CACHE_GONE, NULL, "no such cached pass; send x");
+    if (length > MSG_CACHE_ID_MAX)
+        return msg_fail(error, MSG_CACHE_GONE, NULL, "no pass has such an id; send x instead");
     memcpy(target->call->cache, option->value, length + 1);
     return true;
 }

@@ -294,8 +294,7 @@ bool oip_decode(struct msg_call *call, enum msg_call_kind *kind, const struct oi
     const size_t whole = call->body.size - request->start;
     if (request->has_header && request->header > whole)
         return msg_fail(error, MSG_MALFORMED_FILE, NULL,
-                        "Inference-Header-Content-Length is %llu, the body has %zu bytes",
-                        (unsigned long long)request->header, whole);
+                        "Inference-Header-Content-Length is more than the %zu bytes of the body", whole);
     return decode(call, kind, request, request->has_header ? (size_t)request->header : whole, error);
 }
 

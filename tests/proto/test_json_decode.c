@@ -220,6 +220,7 @@ static void test_cache_ids(void **state) {
         struct decoded d = decode(BACKWARD, text, strlen(text));
         assert_int_equal(d.error.code, length <= MSG_CACHE_ID_MAX ? MSG_OK : MSG_CACHE_GONE);
         if (d.ok) assert_int_equal(strlen(d.call.cache), length);
+        if (!d.ok) assert_non_null(strstr(d.error.detail, "no pass has such an id"));
         release(&d);
     }
 }
