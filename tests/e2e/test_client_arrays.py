@@ -100,6 +100,12 @@ def test_errors_are_what_they_are_for_lists():
     c.create_layer("arrays.errors", 3)
     assert raises(normd.Invalid, c.inference, "arrays.errors", flat([[1, 2]])).code == "shape_mismatch"
     assert raises(normd.Invalid, c.train_forward, "arrays.errors", flat([[1, 2, math.nan]] * 2)).code == "non_finite"
+    three = array("f", [1, 2, 3])
+    for shape, code in (([2, 2], "shape_mismatch"), ([], "shape_mismatch"), ([1, -3], "out_of_range"),
+                        ([1, 1.5], "out_of_range"), (3, "wrong_type"), (None, "wrong_type")):
+        for data in (three, memoryview(three), list(three)):
+            error = raises(normd.Invalid, c.inference, "arrays.errors", {"shape": shape, "data": data})
+            assert error.code == code and error.pointer.startswith("/x"), (shape, error.code, error)
     assert raises(normd.NotFound, c.inference, "arrays.nobody", flat([[1, 2, 3]])).code == "layer_not_found"
     assert raises(normd.CacheGone, c.backward, "arrays.errors", flat([[1, 2, 3]]), cache="gone").status == 410
     tag = c.layer("arrays.errors").etag
@@ -152,6 +158,26 @@ def test_checkpoints():
     foreign = files.safetensors({"arrays.torch.running_mean": ("F32", [2], [1, 2]), "fc.weight": ("F32", [1], [1]),
                                  "arrays.torch.running_var": ("F32", [2], [3, 4])})
     assert c.restore(foreign).ignored == ["fc.weight"] and c.state("arrays.torch").running_var == [3.0, 4.0]
+
+
+def test_restore_takes_any_bytes():
+    """A file or JSON text, in whatever holds bytes."""
+    c = client()
+    c.create_layer("arrays.bytes", 2, momentum=0.25)
+    text = json.dumps(c.snapshot("arrays.bytes")).encode()
+    file = c.checkpoint("arrays.bytes")
+    for body in (text, b" \n" + text, file):
+        for kind in (bytes, bytearray, memoryview, lambda raw: array("B", raw)):
+            restored = c.restore(kind(body))
+            assert set(restored.versions) == {"arrays.bytes"} and restored.ignored == [], restored
+    wide = array("H")
+    wide.frombytes(file + b" " * (len(file) % 2))
+    assert set(c.restore(memoryview(wide)).versions) == {"arrays.bytes"}
+    error = raises(normd.Invalid, c.restore, b"{}")
+    assert (error.code, error.pointer) == ("missing_field", "/layers"), error
+    assert raises(normd.BadRequest, c.restore, b"{").code == "malformed_json"
+    for body in (b"", b"\x93NUMPY", file[:20]):
+        assert raises(normd.BadRequest, c.restore, body).code == "malformed_file", body
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ class _Unset:
 
 UNSET = _Unset()
 Vector = Union[Sequence[float], None, _Unset]
+Buffer = Union[bytes, bytearray, memoryview]
 
 
 class Client:
@@ -254,10 +255,11 @@ class Client:
         return self._call("GET", "/v1/snapshot" + query, accept=safetensors.MEDIA_TYPE).body
 
     def restore(
-        self, snapshot: Union[Mapping[str, Any], bytes], *, prefix: str = "", delete_missing: bool = False
+        self, snapshot: Union[Mapping[str, Any], Buffer], *, prefix: str = "", delete_missing: bool = False
     ) -> Restored:
-        """Creates or replaces the layers of the snapshot, all or none. It may be a safetensors file, that of a
-        checkpoint or of PyTorch; tensors in it that are of no layer are named in `ignored`.
+        """Creates or replaces the layers of the snapshot, all or none. It may be bytes (or a bytearray, or
+        another buffer): JSON text, or a safetensors file, that of a checkpoint or of PyTorch; tensors in it that are of
+        no layer are named in `ignored`.
 
         delete_missing also deletes the layers that are not in it; with a prefix, only those whose names start with it.
         """
@@ -265,7 +267,8 @@ class Client:
         if delete_missing:
             query["delete_missing"] = "true"
         path = "/v1/snapshot" + ("?" + urlencode(query) if query else "")
-        reply = json.loads(self._call("PUT", path, snapshot).body)
+        body = snapshot if isinstance(snapshot, Mapping) else bytes(memoryview(snapshot))
+        reply = json.loads(self._call("PUT", path, body).body)
         return Restored(reply["layers"], reply["ignored"])
 
     # ---- the server
@@ -322,13 +325,13 @@ class Client:
         if_match: Optional[str] = None,
         accept: str = "application/json",
     ) -> Reply:
-        """A body of bytes is a safetensors file."""
+        """A body of bytes is a safetensors file, or JSON text."""
         headers = {"Accept": accept, "User-Agent": "normd-python/0.1.0"}
         if if_match is not None:
             headers["If-Match"] = if_match
         data = None
         if body is not None:
-            packed = isinstance(body, bytes)
+            packed = isinstance(body, bytes) and safetensors.is_file(body)
             headers["Content-Type"] = safetensors.MEDIA_TYPE if packed else "application/json"
             data = body if isinstance(body, bytes) else dump(body)
         reply = self._connections.exchange(method, path, data, headers)

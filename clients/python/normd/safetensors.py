@@ -11,6 +11,11 @@ MEDIA_TYPE = "application/vnd.safetensors"
 _WIDTHS = {"f16": 2, "f32": 4, "f64": 8}
 
 
+def is_file(body: bytes) -> bool:
+    """False where the bytes can only be JSON text, which as a file would be longer than there is memory for."""
+    return not body.lstrip().startswith(b"{") or int.from_bytes(body[:8], "little") <= len(body) - 8
+
+
 def pack(tensors: Mapping[str, Raw], fields: Mapping[str, Any]) -> bytes:
     """A request: the tensors, and each other field as JSON text in the metadata."""
     metadata = {name: dump_value(value).decode("ascii") for name, value in fields.items()}

@@ -7,6 +7,7 @@ NumPy is never imported here before the caller has done so: an array can only co
 import base64
 import json
 import math
+import operator
 import sys
 from array import array
 from dataclasses import dataclass
@@ -75,11 +76,21 @@ def _raw_of_buffer(value: Mapping[str, Any]) -> Optional[Raw]:
         return None
     view = memoryview(data)
     wire = _BUFFER_DTYPES.get(view.format)
-    if wire is None:
+    shape = _shape_of(value["shape"], view.nbytes // view.itemsize)
+    if wire is None or shape is None:
         return None
     if sys.byteorder == "big" or not view.c_contiguous:
         view = memoryview(_swapped(array(view.format, view.tobytes())))
-    return Raw(wire, tuple(value["shape"]), view)
+    return Raw(wire, shape, view)
+
+
+def _shape_of(value: Any, count: int) -> Optional[Tuple[int, ...]]:
+    """None for what is no shape of so many elements: as JSON the server can say what is wrong with it, a file cannot."""
+    try:
+        shape = tuple(operator.index(length) for length in value)
+    except TypeError:
+        return None
+    return shape if min(shape, default=0) >= 0 and math.prod(shape) == count else None
 
 
 def _swapped(data: "array[float]") -> "array[float]":
