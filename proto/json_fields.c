@@ -96,7 +96,8 @@ bool field_set(void *message, const struct field *field, const json_t *json, con
     case FIELD_REAL_OR_NULL: return set_real(at, field, json, pointer, error);
     case FIELD_WORD: return set_word(at, field, json, pointer, error);
     case FIELD_CACHE_ID: return set_cache_id(at, field, json, pointer, error);
-    case FIELD_READ_ONLY: return true;
+    case FIELD_READ_ONLY:
+    case FIELD_APART: return true;
     }
     return true;
 }

@@ -28,6 +28,7 @@ enum field_type {
     FIELD_WORD,         // int: `low` plus the index in `words`
     FIELD_CACHE_ID,     // char[MSG_CACHE_ID_MAX + 1]
     FIELD_READ_ONLY,    // what GET gives: taken, and ignored
+    FIELD_APART,        // known here; whoever has the table reads and checks it apart
 };
 
 struct field {

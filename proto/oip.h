@@ -27,6 +27,9 @@
 
 // ---- infer
 
+// Indexed by enum msg_output.
+extern const char *const oip_output_names[MSG_OUTPUTS];
+
 struct oip_request {
     struct buffer *body;            // taken over; empty after
     size_t start;                   // bytes of it before the request

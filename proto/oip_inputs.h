@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Private to the codec of the Open Inference Protocol: the inputs of an infer request, and the names that it has.
+// Private to the codec of the Open Inference Protocol: the inputs of an infer request, and the names that they have.
 #ifndef NORMD_PROTO_OIP_INPUTS_H
 #define NORMD_PROTO_OIP_INPUTS_H
 
@@ -14,9 +14,8 @@
 // The names of the types that tensors have here, as BN_F32's "FP32"; indexed by enum wire_dtype.
 extern const char *const oip_datatypes[];
 
-// Indexed by enum msg_input and enum msg_output.
+// Indexed by enum msg_input.
 extern const char *const oip_input_names[MSG_INPUTS];
-extern const char *const oip_output_names[MSG_OUTPUTS];
 
 struct oip_input {
     char name[SCAN_KEY_MAX + 1];

@@ -148,7 +148,7 @@ static bool check_load_parameters(const json_t *parameters, struct msg_error *er
 }
 
 bool oip_check_load(struct json_body body, struct msg_error *error) {
-    static const struct field fields[] = {{"parameters", FIELD_READ_ONLY, 0, 0, 0, NULL, 0}, FIELD_END};
+    static const struct field fields[] = {{"parameters", FIELD_APART, 0, 0, 0, NULL, 0}, FIELD_END};
     struct rest rest = {.size = 0};
     json_t *object = NULL;
     const bool ok = check_body(body, fields, &object, &rest, error) &&

@@ -178,7 +178,7 @@ static bool find_output(enum msg_output *found, const struct msg_infer *infer, e
 static bool take_output(struct msg_infer *infer, enum msg_call_kind kind, bool binary, json_t *output, size_t index,
                         struct msg_error *error) {
     static const struct field members[] = {
-        {"name", FIELD_READ_ONLY, 0, 0, 0, NULL, 0}, {"parameters", FIELD_READ_ONLY, 0, 0, 0, NULL, 0}, FIELD_END};
+        {"name", FIELD_APART, 0, 0, 0, NULL, 0}, {"parameters", FIELD_APART, 0, 0, 0, NULL, 0}, FIELD_END};
     static const struct field fields[] = {{"binary_data", FIELD_BOOL, 0, 0, 0, NULL, 0}, FIELD_END};
     char at[40], pointer[MSG_POINTER_MAX];
     enum msg_output found = MSG_Y;
@@ -213,11 +213,11 @@ static bool take_outputs(struct msg_infer *infer, enum msg_call_kind kind, bool 
 // ---- the request
 
 static const struct field request_fields[] = {
-    {"id", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},
-    {"model_name", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},
-    {"model_version", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},
-    {"outputs", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},
-    {"parameters", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},
+    {"id", FIELD_APART, 0, 0, 0, NULL, 0},
+    {"model_name", FIELD_APART, 0, 0, 0, NULL, 0},
+    {"model_version", FIELD_APART, 0, 0, 0, NULL, 0},
+    {"outputs", FIELD_APART, 0, 0, 0, NULL, 0},
+    {"parameters", FIELD_APART, 0, 0, 0, NULL, 0},
     FIELD_END,
 };
 
