@@ -46,23 +46,28 @@ static double first_value(const struct forward *f, size_t channel) {
     return bn_value(f->whole.x, f->dtype, channel * f->cut.shape.inner);
 }
 
-// The pivots of a block's channels, each its first value there, as real and spread over columns.
-static void set_pivots(double *pivots, const struct forward *f, const struct bn_block *block) {
-    BN_SCRATCH double values[BN_UNIT_CHANNELS];
-    float *const narrow = (float *)(void *)(bn_cut_spreads(&f->cut) ? values : pivots);
-    double *const wide = bn_cut_spreads(&f->cut) ? values : pivots;
+// One real per channel or column.
+union reals {
+    double wide[BN_UNIT_CHANNELS];
+    float narrow[BN_UNIT_CHANNELS];
+};
+
+// The pivots of a block's channels, each its first value there, spread over columns.
+static void set_pivots(union reals *pivots, const struct forward *f, const struct bn_block *block) {
+    BN_SCRATCH union reals apart;
+    union reals *const values = bn_cut_spreads(&f->cut) ? &apart : pivots;
     for (size_t c = 0; c < block->channels; c++) {
         const double pivot = bn_value(f->whole.x, f->dtype, block->offset + c * f->cut.shape.inner);
         if (f->dtype == BN_F64)
-            wide[c] = pivot;
+            values->wide[c] = pivot;
         else
-            narrow[c] = (float)pivot;
+            values->narrow[c] = (float)pivot;
     }
     if (!bn_cut_spreads(&f->cut)) return;
     if (f->dtype == BN_F64)
-        bn_spread_doubles(pivots, wide, &f->cut, block);
+        bn_spread_doubles(pivots->wide, values->wide, &f->cut, block);
     else
-        bn_spread_floats((float *)(void *)pivots, narrow, &f->cut, block);
+        bn_spread_floats(pivots->narrow, values->narrow, &f->cut, block);
 }
 
 static void view_sums(const struct forward *f, const struct bn_view *view, const void *pivots, double *sum,
@@ -99,12 +104,12 @@ static void block_sums(const struct forward *f, const struct bn_block *block, do
         f->slots->sums_columns(sum, sumsq, x, block->rows, x);
         return;
     }
-    BN_SCRATCH double pivots[BN_UNIT_CHANNELS];
-    set_pivots(pivots, f, block);
+    BN_SCRATCH union reals pivots;
+    set_pivots(&pivots, f, block);
     if (bn_cut_spreads(&f->cut))
-        spread_sums(f, block, pivots, sum, sumsq);
+        spread_sums(f, block, &pivots, sum, sumsq);
     else
-        f->slots->sums_columns(sum, sumsq, x, block->rows, pivots);
+        f->slots->sums_columns(sum, sumsq, x, block->rows, &pivots);
 }
 
 // Mean less x0, and m2, of each channel of a block.

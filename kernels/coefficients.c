@@ -19,7 +19,7 @@ bool bn_room_take(struct bn_room *room, size_t rows, size_t channels) {
     if (__builtin_add_overflow(channels, PADDING, &room->stride) ||
         __builtin_mul_overflow(room->stride, sizeof(double), &bytes) || __builtin_mul_overflow(bytes, rows, &bytes))
         return false;
-    room->doubles = room->here;
+    room->doubles = room->here.doubles;
     room->allocated = NULL;
     if (bytes <= sizeof room->here) return true;
     room->doubles = room->allocated = malloc(bytes);
@@ -66,11 +66,11 @@ struct bn_coefficients bn_table_of_block(const struct bn_table *table, unsigned 
         const void *const row = (const char *)table_row(table, (enum bn_coefficient)i) + block->channel * size;
         rows[i] = row;
         if (!bn_cut_spreads(cut)) continue;
-        rows[i] = spread->row[i];
+        rows[i] = &spread->row[i];
         if (table->wide) {
-            bn_spread_doubles(spread->row[i], row, cut, block);
+            bn_spread_doubles(spread->row[i].wide, row, cut, block);
         } else {
-            bn_spread_floats((float *)(void *)spread->row[i], row, cut, block);
+            bn_spread_floats(spread->row[i].narrow, row, cut, block);
         }
     }
     return (struct bn_coefficients){

@@ -20,7 +20,10 @@ struct bn_room {
     double *doubles;
     size_t stride;   // doubles from row to row
     void *allocated; // NULL where `here` suffices
-    double here[BN_ROOM_DOUBLES];
+    union {          // a table holds floats there, unless it is wide
+        double doubles[BN_ROOM_DOUBLES];
+        float floats[2 * BN_ROOM_DOUBLES];
+    } here;
 };
 
 // Makes room for `rows` rows of `channels` doubles, not initialized. False where memory cannot be had or the size
@@ -56,9 +59,12 @@ void bn_table_set_forward(struct bn_table *table, enum bn_dtype dtype, const str
 // The same with norm's own.
 void bn_table_set_norm(struct bn_table *table, enum bn_dtype dtype, const struct bn_norm *norm, size_t c);
 
-// Memory for coefficients spread over the columns of a block.
+// Memory for coefficients spread over the columns of a block, in the type that is computed in.
 struct bn_spread {
-    _Alignas(64) double row[BN_COEFFICIENTS][BN_SPREAD_COLUMNS];
+    _Alignas(64) union {
+        double wide[BN_SPREAD_COLUMNS];
+        float narrow[BN_SPREAD_COLUMNS];
+    } row[BN_COEFFICIENTS];
 };
 
 // The first `count` coefficients of a block as its slots take them, the others NULL: in the table, or
