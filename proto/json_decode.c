@@ -42,9 +42,9 @@ static const struct field representation_fields[] = {
 };
 
 static const struct field state_fields[] = {
-    {"num_batches_tracked", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},
+    {"num_batches_tracked", FIELD_APART, 0, 0, 0, NULL, 0},
     {"version", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},
-    {"layer", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},
+    {"layer", FIELD_APART, 0, 0, 0, NULL, 0},
     FIELD_END,
 };
 
@@ -59,7 +59,7 @@ static const struct field patch_fields[] = {
 #define CALL(member) offsetof(struct msg_call, member)
 // Fields of all calls that have a check of their own, besides the tables below.
 static const struct field call_fields[] = {
-    {"channel_axis", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},
+    {"channel_axis", FIELD_APART, 0, 0, 0, NULL, 0},
     FIELD_END,
 };
 
@@ -75,7 +75,7 @@ static const struct field inference_fields[] = {
 };
 
 static const struct field backward_fields[] = {
-    {"step", FIELD_READ_ONLY, 0, 0, 0, NULL, 0},
+    {"step", FIELD_APART, 0, 0, 0, NULL, 0},
     {"cache", FIELD_CACHE_ID, CALL(cache), 0, 0, NULL, 0},
     {"mode", FIELD_WORD, CALL(mode), 0, 0, mode_words, 0},
     {"activation", FIELD_WORD, CALL(activation), BN_RELU, 0, activation_words, 0},

@@ -174,8 +174,7 @@ static void test_binary_refusals(void **state) {
     expect_refused(infer_binary(json, data, 17, BN_F32), MSG_MALFORMED_FILE, NULL, "1 bytes", "a byte too many");
     expect_refused(infer_on(&layer, 0, json, data, 16, &beyond), MSG_MALFORMED_FILE, NULL, "Content-Length", "beyond");
     // Of 2^64 and more the server hands the largest on.
-    expect_refused(infer_on(&layer, 0, json, data, 16, &largest), MSG_MALFORMED_FILE, NULL, "more than the",
-                   "largest");
+    expect_refused(infer_on(&layer, 0, json, data, 16, &largest), MSG_MALFORMED_FILE, NULL, "more than the", "largest");
     expect_refused(infer_binary("{\"inputs\":[" INPUT("x", "[2,2]", "FP64", "32") "]}", wide, sizeof wide, BN_F32),
                    MSG_OVERFLOW, "/inputs/0", "element 2", "overflow");
 }
