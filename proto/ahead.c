@@ -61,12 +61,6 @@ static size_t find_bracket(struct ahead *ahead, const char *text) {
     return SIZE_MAX;
 }
 
-// Memory grows with what arrives, but for what lies ready.
-static void reserve_ready(const struct ahead *ahead, struct array *array) {
-    const size_t left = ahead->length > array->start ? ahead->length - array->start : 0;
-    buffer_reserve_spare(&array->values, scan_guess(left) * bn_dtype_size(ahead->dtype));
-}
-
 static bool begin_next(struct ahead *ahead, struct scan *scan) {
     if (ahead->count == ARRAYS_MAX) return false;
     const size_t bracket = find_bracket(ahead, scan->text);
@@ -74,8 +68,9 @@ static bool begin_next(struct ahead *ahead, struct scan *scan) {
     struct array *const array = &ahead->arrays[ahead->count++];
     array->start = bracket;
     scan->at = scan->text + bracket;
+    // Memory grows with what arrives, but for what lies ready.
     array->sink = sink_start(scan, &array->values, ahead->dtype, 0);
-    reserve_ready(ahead, array);
+    if (ahead->length > bracket) sink_reserve_ready(&array->sink, scan_guess(ahead->length - bracket));
     ahead->open = nest_open(scan, &array->nest, &array->sink) == NEST_OK;
     array->at = (size_t)(scan->at - scan->text);
     return true;

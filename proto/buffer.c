@@ -70,11 +70,11 @@ static bool copy(struct buffer *buffer, size_t capacity) {
     return true;
 }
 
-bool buffer_reserve_spare(struct buffer *buffer, size_t capacity) {
-    if (capacity < SPARE_LEAST || capacity <= buffer->capacity) return false;
+bool buffer_reserve_spare(struct buffer *buffer, size_t least, size_t most) {
+    if (least < SPARE_LEAST || least <= buffer->capacity) return false;
     const struct buffer old = *buffer;
     void *memory;
-    const size_t size = spare_take(&memory, capacity, capacity + capacity / 4);
+    const size_t size = spare_take(&memory, least, most);
     if (size == 0) return false;
     if (!budget_charge(buffer->budget, size - old.capacity)) {
         give_back(memory, size);
@@ -87,7 +87,7 @@ bool buffer_reserve_spare(struct buffer *buffer, size_t capacity) {
 }
 
 bool buffer_reserve(struct buffer *buffer, size_t capacity) {
-    if (capacity <= buffer->capacity || buffer_reserve_spare(buffer, capacity)) return true;
+    if (capacity <= buffer->capacity || buffer_reserve_spare(buffer, capacity, capacity + capacity / 4)) return true;
     const size_t more = capacity - buffer->capacity;
     buffer->refused = capacity;
     if (capacity > PTRDIFF_MAX - BUFFER_ALIGNMENT || !budget_charge(buffer->budget, more)) return false;

@@ -40,9 +40,9 @@ struct buffer {
 // lies ready has: only the difference is charged. False where the budget or the system has no memory; but for `refused` the buffer is as it was then.
 bool buffer_reserve(struct buffer *buffer, size_t capacity);
 
-// The same out of a block that lies ready (spare.h), and up to a quarter more. False where there is none, or the budget
-// has no room; the buffer is as it was then.
-bool buffer_reserve_spare(struct buffer *buffer, size_t capacity);
+// The same out of a block that lies ready (spare.h) and has `least` to `most` bytes. False where there is none, or the
+// budget has no room; the buffer is as it was then.
+bool buffer_reserve_spare(struct buffer *buffer, size_t least, size_t most);
 
 // Makes room for `more` bytes behind size, growing by half at least, or by less where the budget is almost full.
 bool buffer_grow(struct buffer *buffer, size_t more);

@@ -23,6 +23,12 @@ struct sink sink_start(const struct scan *scan, struct buffer *values, enum bn_d
     return (struct sink){.values = values, .dtype = dtype, .guess = guess, .first_nonfinite = SIZE_MAX};
 }
 
+// What is left over is given back at the end, and what is missing is less than all.
+bool sink_reserve_ready(struct sink *sink, size_t guess) {
+    const size_t bytes = guess * bn_dtype_size(sink->dtype);
+    return buffer_reserve_spare(sink->values, bytes / 2, bytes * 2);
+}
+
 // Moves over n values that were put behind the others.
 static void sink_add(struct sink *sink, size_t n) {
     sink->values->size += n * bn_dtype_size(sink->dtype);
@@ -180,7 +186,10 @@ enum nest_result nest_open(struct scan *scan, struct nest *nest, struct sink *si
     *nest = (struct nest){.level = 0};
     for (int l = 0; l < TENSOR_MAX_RANK; l++) nest->dim[l] = SIZE_MAX;
     // Where the guess does not fit the budget, the values grow as they are read.
-    if (!buffer_reserve(sink->values, sink->guess * bn_dtype_size(sink->dtype))) sink->values->refused = 0;
+    if (!sink_reserve_ready(sink, sink->guess) &&
+        !buffer_reserve(sink->values, sink->guess * bn_dtype_size(sink->dtype))) {
+        sink->values->refused = 0;
+    }
     return open_array(scan, nest);
 }
 

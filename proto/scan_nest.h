@@ -40,6 +40,9 @@ size_t scan_guess(size_t text);
 // `values` are charged to the scan's budget from here on. guess may be 0.
 struct sink sink_start(const struct scan *scan, struct buffer *values, enum bn_dtype dtype, size_t guess);
 
+// Makes room for about as many values out of a block that lies ready. False where there is none.
+bool sink_reserve_ready(struct sink *sink, size_t guess);
+
 // Steps into the outermost array, whose bracket stands at scan->at.
 enum nest_result nest_open(struct scan *scan, struct nest *nest, struct sink *sink);
 

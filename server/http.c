@@ -103,7 +103,8 @@ static void reserve_body(struct job *job, const struct head *head) {
                  head->length, limit);
         return;
     }
-    const bool ready = head->has_length && buffer_reserve_spare(&job->body, before + (size_t)head->length);
+    const size_t whole = before + job->announced;
+    const bool ready = head->has_length && buffer_reserve_spare(&job->body, whole, whole + whole / 4);
     if ((head->has_length && !ready && !buffer_reserve(&job->body, before + room)) ||
         !buffer_append(&job->body, padding, before)) {
         msg_fail(&job->error, MSG_MEMORY_FULL, NULL, "the body does not fit what is left of the memory budget");

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "../../proto/json.h"
+#include "../../proto/spare.h"
 #include "clock.h"
 
 enum { VALUES = 1 << 20, COLUMNS = 1024, ROUNDS = 15 };
@@ -182,6 +183,7 @@ static bool run(const struct data *data) {
 }
 
 int main(void) {
+    spare_limit((size_t)64 << 20); // as a server of some memory
     printf("| values | bytes | read ns | x jansson | write ns | x jansson |\n|---|--:|--:|--:|--:|--:|\n");
     for (size_t i = 0; i < KINDS; i++) {
         if (!run(&kinds[i])) {
