@@ -63,7 +63,7 @@ ALWAYS_INLINE struct shortest find_shortest(uint64_t significand, int exponent, 
     const bool up = (v > middle) | ((v == middle) & s);
     const uint64_t ones = s + either(below != above, above, up);
     const bool short_one = (s >= 10) & (below_10 != above_10);
-    return (struct shortest){either(short_one, tens + above_10, ones), k + short_one};
+    return (struct shortest){either(short_one, 10 * (tens + above_10), ones), k};
 }
 
 // Digits as text, "d" and "ddd...": 17 of them, the last ones zeros. Registers, for memory that is written in small
@@ -105,18 +105,22 @@ ALWAYS_INLINE uint64_t split_eight(uint32_t x) {
     return tens | (v - tens * 10) << 8;
 }
 
-// How many digits x has, 0 < x < 10^17.
-static int count_digits(uint64_t x) {
+// How many digits x has, 0 < x < 10^17. Those of normal values, which are most, lie within 2^23 and 10 * 2^24 where
+// narrow, else within 2^52 and 10 * 2^53.
+ALWAYS_INLINE int count_digits(uint64_t x, bool narrow) {
+    if (narrow && x >= 1000000) return 7 + (x >= 10000000) + (x >= 100000000);
+    if (!narrow && x >= 1000000000000000) return 16 + (x >= 10000000000000000);
     const int least = (64 - __builtin_clzll(x)) * 1233 >> 12;
     return least + (x >= powers_of_10[least]);
 }
 
-static int count_bytes(uint64_t x) {
-    return x == 0 ? 0 : 8 - __builtin_clzll(x) / 8;
+// Up to the last that is not 0. The first one is lowest.
+ALWAYS_INLINE int count_bytes(uint64_t x) {
+    return x == 0 ? 0 : 8 - __builtin_ctzll(__builtin_bswap64(x)) / 8;
 }
 
 ALWAYS_INLINE struct text text_of(struct shortest decimal, bool narrow) {
-    const int count = count_digits(decimal.digits), most = narrow ? 9 : 17;
+    const int count = count_digits(decimal.digits, narrow), most = narrow ? 9 : 17;
     struct text text = {.exponent = decimal.exponent + count - 1};
     uint64_t digits = decimal.digits * powers_of_10[most - count], low = 0;
     if (!narrow) {
@@ -130,24 +134,27 @@ ALWAYS_INLINE struct text text_of(struct shortest decimal, bool narrow) {
     return text;
 }
 
-static void put_sixteen(char *out, uint128 characters) {
-    const uint64_t halves[2] = {htole64((uint64_t)characters), htole64(high_half(characters))};
+// Sixteen characters, of which those after the eighth are zeros where narrow.
+ALWAYS_INLINE void put_sixteen(char *out, uint128 characters, bool narrow) {
+    const uint64_t halves[2] = {htole64((uint64_t)characters), narrow ? EIGHT_ZEROS : htole64(high_half(characters))};
     memcpy(out, halves, sizeof halves);
 }
 
 // d.ddd * 10^e without exponent, -5 < e < 24. On which side of the point the digits begin is hard to predict too: every
 // layout is the digits behind zeros, then what follows the point again, one byte on, then the point. A whole number ends
 // before that.
-ALWAYS_INLINE char *write_plain(char *out, struct text text) {
+ALWAYS_INLINE char *write_plain(char *out, struct text text, bool narrow) {
     const int e = text.exponent;
     const unsigned small = (unsigned)(e >> 31), zeros = (unsigned)(1 - e) & small, whole = (unsigned)e & ~small;
     const unsigned count = (unsigned)text.count;
     memcpy(out, "0.000000", 8);
     out[zeros] = text.first;
-    put_sixteen(out + zeros + 1, text.rest);
+    put_sixteen(out + zeros + 1, text.rest, narrow);
     memcpy(out + 17, "00000000", 8);
     if (whole >= count - 1 && small == 0) return out + whole + 1;
-    put_sixteen(out + zeros + whole + 1 + (1 & ~small), text.rest >> 8 * whole);
+    // Fewer of those before the point than count - 1: with nine digits that is less than eight.
+    const uint128 behind = narrow ? (uint64_t)text.rest >> 8 * whole : text.rest >> 8 * whole;
+    put_sixteen(out + zeros + whole + 1 + (1 & ~small), behind, narrow);
     out[whole + 1] = '.';
     return out + zeros + count + (1 & ~small);
 }
@@ -155,7 +162,7 @@ ALWAYS_INLINE char *write_plain(char *out, struct text text) {
 static char *write_scientific(char *out, struct text text) {
     out[0] = text.first;
     out[1] = '.';
-    put_sixteen(out + 2, text.rest);
+    put_sixteen(out + 2, text.rest, false);
     out += text.count > 1 ? text.count + 1 : 1;
     *out++ = 'e';
     if (text.exponent < 0) *out++ = '-';
@@ -169,11 +176,11 @@ static char *write_scientific(char *out, struct text text) {
 ALWAYS_INLINE char *write_decimal(char *out, struct shortest decimal, bool narrow) {
     const struct text text = text_of(decimal, narrow);
     const int e = text.exponent, count = text.count;
-    if (-3 < e && e < count - 1) return write_plain(out, text); // as what follows would find
+    if (-3 < e && e < count - 1) return write_plain(out, text, narrow); // as what follows would find
     const int size_of_e = abs(e) < 10 ? 1 : abs(e) < 100 ? 2 : 3;
     const int scientific = count + (count > 1) + 1 + (e < 0) + size_of_e;
     const int plain = e < 0 ? count + 1 - e : e < count - 1 ? count + 1 : e + 1;
-    return plain <= scientific ? write_plain(out, text) : write_scientific(out, text);
+    return plain <= scientific ? write_plain(out, text, narrow) : write_scientific(out, text);
 }
 
 // `bits` are those of a finite magnitude.
