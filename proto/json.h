@@ -41,10 +41,9 @@ bool json_decode_snapshot(struct msg_snapshot *snapshot, struct json_body body, 
 size_t json_tensor_room(const struct tensor *like);
 // Bytes that a vector of n doubles takes at most.
 size_t json_vector_room(size_t n);
-// Writes one value of an array; those that are not finite are strings. The caller has made JSON_*_ROOM for each, which
-// has place for a comma too, and NUMBER_SLACK behind the last one.
-char *json_write_f32(char *at, float value);
-char *json_write_f64(char *at, double value);
+// Writes n values with a comma between each two; those that are not finite are strings. The caller has made JSON_*_ROOM
+// for each, and NUMBER_SLACK behind the last one.
+char *json_write_values(char *at, const void *values, enum bn_dtype dtype, size_t n);
 #define JSON_F32_ROOM (NUMBER_F32_MAX + 1)
 #define JSON_F64_ROOM (NUMBER_F64_MAX + 1)
 

@@ -31,31 +31,34 @@ static char *write_special(char *at, double value) {
     return at + length;
 }
 
-char *json_write_f64(char *at, double value) {
-    return isfinite(value) ? number_write_f64(at, value) : write_special(at, value);
-}
-
-char *json_write_f32(char *at, float value) {
-    return isfinite(value) ? number_write_f32(at, value) : write_special(at, value);
-}
-
 static bool put_real(struct buffer *out, const char *name, double value) {
     char text[JSON_F64_ROOM + NUMBER_SLACK];
-    char *const end = json_write_f64(text, value);
+    char *const end = json_write_values(text, &value, BN_F64, 1);
     return buffer_print(out, "\"%s\":%.*s", name, (int)(end - text), text);
 }
 
 // ---- arrays
 
-// Values [from, from + n) of a tensor, comma-separated. The caller has made room.
-static char *write_values(char *at, const void *values, enum bn_dtype dtype, size_t from, size_t n) {
+char *json_write_values(char *at, const void *values, enum bn_dtype dtype, size_t n) {
     const float *const f32 = values;
     const double *const f64 = values;
-    for (size_t i = from; i < from + n; i++) {
-        if (i > from) *at++ = ',';
-        at = dtype == BN_F32 ? json_write_f32(at, f32[i]) : json_write_f64(at, f64[i]);
+    for (size_t i = 0; i < n;) {
+        const void *const rest = (const unsigned char *)values + i * bn_dtype_size(dtype);
+        const size_t finite = bn_first_nonfinite(rest, n - i, dtype);
+        if (i > 0) *at++ = ',';
+        if (finite == 0) {
+            at = write_special(at, dtype == BN_F32 ? (double)f32[i] : f64[i]);
+        } else {
+            at = dtype == BN_F32 ? number_write_run_f32(at, rest, finite) : number_write_run_f64(at, rest, finite);
+        }
+        i += finite > 0 ? finite : 1;
     }
     return at;
+}
+
+// Values [from, from + n) of a tensor.
+static char *write_part(char *at, const struct tensor *t, size_t from, size_t n) {
+    return json_write_values(at, t->values.data + from * bn_dtype_size(t->dtype), t->dtype, n);
 }
 
 size_t json_vector_room(size_t n) {
@@ -65,7 +68,7 @@ size_t json_vector_room(size_t n) {
 static bool put_vector(struct buffer *out, const char *name, const double *values, size_t n) {
     if (values == NULL) return buffer_print(out, "\"%s\":null", name);
     if (!put_name(out, name) || !put_text(out, "[") || !buffer_grow(out, json_vector_room(n))) return false;
-    char *const end = write_values((char *)out->data + out->size, values, BN_F64, 0, n);
+    char *const end = json_write_values((char *)out->data + out->size, values, BN_F64, n);
     out->size = (size_t)((unsigned char *)end - out->data);
     return buffer_append(out, "]", 1);
 }
@@ -95,7 +98,7 @@ static char *write_nested(char *at, const struct tensor *t, int level, size_t *n
     const size_t length = t->dim[level];
     *at++ = '[';
     if (level == t->rank - 1) {
-        at = write_values(at, t->values.data, t->dtype, *next, length);
+        at = write_part(at, t, *next, length);
         *next += length;
     } else {
         for (size_t i = 0; i < length; i++) {
@@ -140,8 +143,7 @@ static bool put_tensor(struct buffer *out, const char *name, const struct tensor
     if (!buffer_grow(out, json_tensor_room(t))) return false;
     char *at = (char *)out->data + out->size;
     size_t next = 0;
-    at = t->form == TENSOR_FLAT ? write_values(at, t->values.data, t->dtype, 0, t->count)
-                                : write_nested(at, t, 0, &next);
+    at = t->form == TENSOR_FLAT ? write_part(at, t, 0, t->count) : write_nested(at, t, 0, &next);
     out->size = (size_t)((unsigned char *)at - out->data);
     return t->form == TENSOR_NESTED || put_text(out, "]}");
 }
@@ -248,7 +250,7 @@ static bool put_values(struct buffer *out, const double *values, size_t n, size_
     const size_t count = fitting < left ? fitting : left;
     char *at = (char *)out->data + out->size;
     if (count > 0 && *next > 0) *at++ = ',';
-    at = write_values(at, values, BN_F64, *next, count);
+    at = json_write_values(at, values + *next, BN_F64, count);
     *next += count;
     out->size = (size_t)((unsigned char *)at - out->data);
     return count == left && put_text(out, "]");

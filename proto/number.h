@@ -39,4 +39,8 @@ size_t number_read_run_f64(double *values, size_t room, const char **text, const
 char *number_write_f32(char *out, float value);
 char *number_write_f64(char *out, double value);
 
+// Writes n finite values with a comma between each two: room for NUMBER_*_MAX + 1 bytes for each, and NUMBER_SLACK.
+char *number_write_run_f32(char *out, const float *values, size_t n);
+char *number_write_run_f64(char *out, const double *values, size_t n);
+
 #endif

@@ -13,8 +13,9 @@
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 struct shortest {
-    uint64_t digits; // the value is digits * 10^exponent; zeros may trail
+    uint64_t digits; // the magnitude is digits * 10^exponent; zeros may trail
     int exponent;
+    bool negative; // the value
 };
 
 // condition ? a : b, without a branch.
@@ -63,7 +64,7 @@ ALWAYS_INLINE struct shortest find_shortest(uint64_t significand, int exponent, 
     const bool up = (v > middle) | ((v == middle) & s);
     const uint64_t ones = s + either(below != above, above, up);
     const bool short_one = (s >= 10) & (below_10 != above_10);
-    return (struct shortest){either(short_one, 10 * (tens + above_10), ones), k};
+    return (struct shortest){either(short_one, 10 * (tens + above_10), ones), k, false};
 }
 
 // Digits as text, "d" and "ddd...": 17 of them, the last ones zeros. Registers, for memory that is written in small
@@ -174,6 +175,12 @@ static char *write_scientific(char *out, struct text text) {
 }
 
 ALWAYS_INLINE char *write_decimal(char *out, struct shortest decimal, bool narrow) {
+    *out = '-';
+    out += decimal.negative;
+    if (decimal.digits == 0) {
+        memcpy(out, "0.0", 3);
+        return out + (decimal.negative ? 3 : 1);
+    }
     const struct text text = text_of(decimal, narrow);
     const int e = text.exponent, count = text.count;
     if (-3 < e && e < count - 1) return write_plain(out, text, narrow); // as what follows would find
@@ -184,31 +191,72 @@ ALWAYS_INLINE char *write_decimal(char *out, struct shortest decimal, bool narro
 }
 
 // `bits` are those of a finite magnitude.
-ALWAYS_INLINE char *write_bits(char *out, uint64_t bits, bool negative, struct format format) {
+ALWAYS_INLINE struct shortest shortest_of(uint64_t bits, struct format format) {
     const bool narrow = format.precision == FORMAT_F32.precision;
-    *out = '-';
-    out += negative;
-    if (bits == 0) {
-        memcpy(out, "0.0", 3);
-        return out + (negative ? 3 : 1);
-    }
     const uint64_t hidden = (uint64_t)1 << (format.precision - 1);
     const int field = (int)(bits / hidden);
     const uint64_t fraction = bits % hidden;
     const int lowest = format.min_exponent - (format.precision - 1);
-    if (field == 0) return write_decimal(out, find_shortest(fraction, lowest, false, narrow), narrow);
+    if (bits == 0) return (struct shortest){0, 0, false};
+    if (field == 0) return find_shortest(fraction, lowest, false, narrow);
     const bool closer_below = fraction == 0 && field > 1;
-    return write_decimal(out, find_shortest(fraction + hidden, lowest + field - 1, closer_below, narrow), narrow);
+    return find_shortest(fraction + hidden, lowest + field - 1, closer_below, narrow);
+}
+
+ALWAYS_INLINE struct shortest shortest_of_f32(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    struct shortest decimal = shortest_of(bits & 0x7fffffff, FORMAT_F32);
+    decimal.negative = bits >> 31 != 0;
+    return decimal;
+}
+
+ALWAYS_INLINE struct shortest shortest_of_f64(double value) {
+    uint64_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    struct shortest decimal = shortest_of(bits & INT64_MAX, FORMAT_F64);
+    decimal.negative = bits >> 63 != 0;
+    return decimal;
 }
 
 char *number_write_f32(char *out, float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return write_bits(out, bits & 0x7fffffff, bits >> 31 != 0, FORMAT_F32);
+    return write_decimal(out, shortest_of_f32(value), true);
 }
 
 char *number_write_f64(char *out, double value) {
-    uint64_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return write_bits(out, bits & INT64_MAX, bits >> 63 != 0, FORMAT_F64);
+    return write_decimal(out, shortest_of_f64(value), false);
+}
+
+// ---- runs
+
+// A value's way to its text is long, each step needs the one before, and it fills most of what a processor looks ahead.
+// In two halves, for some values at a time, several of them are on their way at once.
+#define AT_ONCE 16
+
+ALWAYS_INLINE char *write_run(char *out, const struct shortest *decimals, size_t n, bool first, bool narrow) {
+    for (size_t i = 0; i < n; i++) {
+        *out = ',';
+        out = write_decimal(out + !(first && i == 0), decimals[i], narrow);
+    }
+    return out;
+}
+
+char *number_write_run_f32(char *out, const float *values, size_t n) {
+    struct shortest decimals[AT_ONCE];
+    for (size_t i = 0; i < n; i += AT_ONCE) {
+        const size_t count = n - i < AT_ONCE ? n - i : AT_ONCE;
+        for (size_t k = 0; k < count; k++) decimals[k] = shortest_of_f32(values[i + k]);
+        out = write_run(out, decimals, count, i == 0, true);
+    }
+    return out;
+}
+
+char *number_write_run_f64(char *out, const double *values, size_t n) {
+    struct shortest decimals[AT_ONCE];
+    for (size_t i = 0; i < n; i += AT_ONCE) {
+        const size_t count = n - i < AT_ONCE ? n - i : AT_ONCE;
+        for (size_t k = 0; k < count; k++) decimals[k] = shortest_of_f64(values[i + k]);
+        out = write_run(out, decimals, count, i == 0, false);
+    }
+    return out;
 }

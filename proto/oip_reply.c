@@ -53,10 +53,8 @@ static char *write_elements(char *at, const struct tensor *tensor) {
         const size_t n = tensor->count - i < PIECE ? tensor->count - i : PIECE;
         tensor_to_wire(raw, tensor->wire, tensor->values.data + i * bn_dtype_size(tensor->dtype), tensor->dtype, n);
         tensor_from_wire(wide ? (void *)f64 : (void *)f32, wide ? BN_F64 : BN_F32, raw, tensor->wire, n);
-        for (size_t k = 0; k < n; k++) {
-            if (i + k > 0) *at++ = ',';
-            at = wide ? json_write_f64(at, f64[k]) : json_write_f32(at, f32[k]);
-        }
+        if (i > 0) *at++ = ',';
+        at = json_write_values(at, wide ? (const void *)f64 : (const void *)f32, wide ? BN_F64 : BN_F32, n);
     }
     return at;
 }

@@ -198,8 +198,48 @@ static void test_write_random(void **state) {
     }
 }
 
+// A run is its values one by one, with commas; nothing is touched behind its room.
+static void test_write_runs(void **state) {
+    (void)state;
+    enum { MOST = 40, ROOM = MOST * (NUMBER_F64_MAX + 1) + NUMBER_SLACK };
+    for (size_t round = 0; round < 20000; round++) {
+        const size_t n = round % (MOST + 1);
+        float f32[MOST];
+        double f64[MOST];
+        char expected[ROOM + 1], text[ROOM + 1];
+        for (size_t i = 0; i < n; i++) {
+            do f32[i] = f32_of((uint32_t)random_u64());
+            while (!isfinite(f32[i]));
+            do f64[i] = f64_of(random_u64());
+            while (!isfinite(f64[i]));
+            if (random_below(8) == 0) f32[i] = (float)(f64[i] = random_below(3) - 1.0 + -0.0);
+        }
+        char *end = expected;
+        for (size_t i = 0; i < n; i++) {
+            if (i > 0) *end++ = ',';
+            end = number_write_f32(end, f32[i]);
+        }
+        const size_t room32 = n * (NUMBER_F32_MAX + 1) + NUMBER_SLACK;
+        memset(text, '#', sizeof text);
+        assert_int_equal(number_write_run_f32(text, f32, n) - text, end - expected);
+        assert_memory_equal(text, expected, (size_t)(end - expected));
+        assert_int_equal(text[room32], '#');
+        end = expected;
+        for (size_t i = 0; i < n; i++) {
+            if (i > 0) *end++ = ',';
+            end = number_write_f64(end, f64[i]);
+        }
+        const size_t room64 = n * (NUMBER_F64_MAX + 1) + NUMBER_SLACK;
+        memset(text, '#', sizeof text);
+        assert_int_equal(number_write_run_f64(text, f64, n) - text, end - expected);
+        assert_memory_equal(text, expected, (size_t)(end - expected));
+        assert_int_equal(text[room64], '#');
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_write_runs),
         cmocka_unit_test(test_write_known),
         cmocka_unit_test(test_write_edges),
         cmocka_unit_test(test_write_random),

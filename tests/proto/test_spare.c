@@ -87,7 +87,8 @@ static void test_buffers(void **state) {
     void *const block = give(4 * MIB);
     struct buffer buffer = {.budget = &budget};
     assert_true(buffer_append(&buffer, "some bytes", 10));
-    assert_false(buffer_reserve_spare(&buffer, 3 * MIB, 3 * MIB + 3 * MIB / 4)); // the block is more than a quarter larger
+    assert_false(
+        buffer_reserve_spare(&buffer, 3 * MIB, 3 * MIB + 3 * MIB / 4)); // the block is more than a quarter larger
     assert_int_equal(buffer.size, 10);
     assert_true(buffer_reserve_spare(&buffer, 3500000, 4 * MIB));
     assert_ptr_equal(buffer.memory, block);
