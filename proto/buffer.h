@@ -36,8 +36,9 @@ struct buffer {
     struct budget *budget; // NULL: not charged
 };
 
-// Makes room for at least `capacity` bytes in all, exactly that many where it must grow, or what a block that
-// lies ready has: only the difference is charged. False where the budget or the system has no memory; but for `refused` the buffer is as it was then.
+// Makes room for at least `capacity` bytes in all, exactly that many where it must grow, or what a block that lies
+// ready has: only the difference is charged. False where the budget or the system has no memory; but for `refused` the
+// buffer is as it was then.
 bool buffer_reserve(struct buffer *buffer, size_t capacity);
 
 // The same out of a block that lies ready (spare.h) and has `least` to `most` bytes. False where there is none, or the

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Content codings of bodies: gzip, and deflate, which is zlib's form of it (RFC 9110, section 8.4.1). Knows bytes and no
-// HTTP; any thread.
+// Content codings of bodies: gzip, and deflate, which is zlib's form of it (RFC 9110, section 8.4.1). Knows bytes and
+// no HTTP; any thread.
 #ifndef NORMD_SERVER_CODING_H
 #define NORMD_SERVER_CODING_H
 

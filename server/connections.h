@@ -67,8 +67,8 @@ bool connections_answer(struct connections *connections, struct connection *conn
 // True where last words were sent, here or by connections_reap.
 bool connections_answered(struct connections *connections, const struct connection *connection);
 
-// Cuts what is past its deadline; those in PHASE_BODY are told `timeout_reply` or their own first, those in PHASE_DISCARD what they
-// were refused with.
+// Cuts what is past its deadline; those in PHASE_BODY are told `timeout_reply` or their own first, those in
+// PHASE_DISCARD what they were refused with.
 void connections_reap(struct connections *connections, uint64_t now_ns, const char *timeout_reply, size_t size);
 
 // Cuts one, whatever its phase.

@@ -37,8 +37,8 @@ bool head_has_body(const struct head *head);
 bool head_expects_continue(const struct head *head, const char *version);
 
 // Sets the forms in which the body comes and the reply goes: what Accept weighs most, of equal ones that of the body,
-// then that of the lower number. Those of /v2 do not depend on either. False where the request cannot be served by the route: body where there is none, media
-// types, idempotency keys.
+// then that of the lower number. Those of /v2 do not depend on either. False where the request cannot be served by the
+// route: body where there is none, media types, idempotency keys.
 bool head_check(const struct head *head, const struct route *route, struct job_forms *forms, struct msg_error *error);
 
 #endif

@@ -91,8 +91,8 @@ static size_t padding_of(const struct job *job) {
     return job->forms.body_coding == CODING_NONE ? job->forms.padding : 0;
 }
 
-// Memory follows what has arrived, not what a head announces, but for what lies ready: else a few idle sockets would hold
-// all of it.
+// Memory follows what has arrived, not what a head announces, but for what lies ready: else a few idle sockets would
+// hold all of it.
 static void reserve_body(struct job *job, const struct head *head) {
     static const unsigned char padding[BUFFER_ALIGNMENT] = {0};
     const size_t before = padding_of(job), limit = body_limit(job);

@@ -212,8 +212,8 @@ static struct job *dequeue(struct job_queue *queue) {
     return job;
 }
 
-// One that closes its sending side alone, to say that its request is complete, looks the same: it is answered all the same
-// unless there was a long wait.
+// One that closes its sending side alone, to say that its request is complete, looks the same: it is answered all the
+// same unless there was a long wait.
 static bool has_left(const struct job *job) {
     const bool waited = uv_hrtime() - job->queued_ns > PATIENCE_NS;
     return waited && (job->route->flags & ROUTE_BODY) != 0 && job->left(job);

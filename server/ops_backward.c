@@ -43,8 +43,8 @@ static struct buffer *dx_of(struct job *job) {
     return job->call.has_step ? &job->batch.y.values : &job->call.dout.values;
 }
 
-// What takes dresidual: the residual of the call, unless a step may need it again, or room beside it where it is that of
-// a pass, or narrower than what is sent.
+// What takes dresidual: the residual of the call, unless a step may need it again, or room beside it where it is that
+// of a pass, or narrower than what is sent.
 static struct buffer *dresidual_of(struct job *job) {
     struct buffer *const residual = &job->call.residual.values;
     const bool is_free = job->pass == NULL && !job->call.has_step;

@@ -52,8 +52,8 @@ static void add_field(struct msg_extra *extra, const char *name, const char *val
     snprintf(field->value, sizeof field->value, "%s", value);
 }
 
-// Whether the start of the largest piece shrinks by a quarter. Elements as they are in memory mostly do not, and to find
-// that out with all of them takes ten times as long as the call.
+// Whether the start of the largest piece shrinks by a quarter. Elements as they are in memory mostly do not, and to
+// find that out with all of them takes ten times as long as the call.
 static bool shrinks(const struct msg_extra *extra, enum coding coding, struct budget *budget) {
     struct msg_piece sample = {NULL, 0};
     for (size_t i = 0; i < extra->pieces; i++) {

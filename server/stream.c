@@ -8,8 +8,8 @@
 // All pieces but the first are encoded on an I/O thread, between those of other connections: about a millisecond.
 #define PIECE ((size_t)256 * 1024)
 
-// Bytes that a state of this configuration takes in a reply at most, of either form, and where the last part of a file is
-// not begun in a piece with less room.
+// Bytes that a state of this configuration takes in a reply at most, of either form, and where the last part of a file
+// is not begun in a piece with less room.
 static size_t state_room(const struct msg_config *config) {
     const size_t vectors = (config->affine ? 2u : 0u) + (config->track_running_stats ? 2u : 0u);
     return vectors * json_vector_room((size_t)config->num_features) + 2 * JSON_PIECE_MIN;

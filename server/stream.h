@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Replies that consist of states, as JSON or as a safetensors file: encoded piece by piece while they are sent, so that a reply takes the memory of one
-// piece whatever the size of the states. What fits one piece is a reply like others, with its length.
+// Replies that consist of states, as JSON or as a safetensors file: encoded piece by piece while they are sent, so that
+// a reply takes the memory of one piece whatever the size of the states. What fits one piece is a reply like others,
+// with its length.
 //
 // States that are being sent stay in memory, though their layers may have moved on. For longer replies they are charged
 // to an account of its own (service->sending), which is as large as the memory budget; when it is full, further ones
