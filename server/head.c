@@ -29,6 +29,18 @@ static bool has_control(const char *value) {
     return false;
 }
 
+// A length without the blanks that end it. RFC 9110, section 5.5: those around a value are no part of it, and
+// libmicrohttpd strips the ones before it.
+static size_t trim(const char *value, size_t length) {
+    while (length > 0 && (value[length - 1] == ' ' || value[length - 1] == '\t')) length--;
+    return length;
+}
+
+static bool is_word(const char *value, const char *word) {
+    const size_t length = strlen(word);
+    return trim(value, strlen(value)) == length && strncasecmp(value, word, length) == 0;
+}
+
 static void add_length(struct head *head, const char *value) {
     head->lengths++;
     head->has_length = true;
@@ -91,6 +103,7 @@ bool head_check_framing(const struct head *head, const char *path, const char *v
     if (head->lengths > 0)
         return msg_fail(error, MSG_BAD_FRAMING, NULL, "both Content-Length and Transfer-Encoding are given");
     if (!http11) return msg_fail(error, MSG_BAD_FRAMING, NULL, "Transfer-Encoding needs HTTP/1.1");
+    // Not is_word: libmicrohttpd sees no chunks where a blank follows, and would wait for the end of the connection.
     if (head->codings == 1 && strcasecmp(head->transfer_encoding, "chunked") == 0) return true;
     return msg_fail(error, MSG_NOT_BUILT, NULL, "the only transfer coding is chunked");
 }
@@ -100,16 +113,14 @@ bool head_has_body(const struct head *head) {
 }
 
 bool head_expects_continue(const struct head *head, const char *version) {
-    return head->expect != NULL && strcasecmp(head->expect, "100-continue") == 0 && strcmp(version, "HTTP/1.1") == 0;
+    return head->expect != NULL && is_word(head->expect, "100-continue") && strcmp(version, "HTTP/1.1") == 0;
 }
 
 // ---- media types
 
 // The length of a media type without its parameters and spaces.
 static size_t type_length(const char *value) {
-    size_t length = strcspn(value, ";,");
-    while (length > 0 && (value[length - 1] == ' ' || value[length - 1] == '\t')) length--;
-    return length;
+    return trim(value, strcspn(value, ";,"));
 }
 
 static bool is_type(const char *value, size_t length, const char *type) {
@@ -219,10 +230,10 @@ static bool choose_form(enum codec_form *chosen, const struct field_lines *accep
 
 static bool read_coding(enum coding *coding, const char *value, bool coded) {
     *coding = CODING_NONE;
-    if (value == NULL || *value == '\0' || strcasecmp(value, coding_names[CODING_NONE]) == 0) return true;
-    const char *const name = strcasecmp(value, "x-gzip") == 0 ? coding_names[CODING_GZIP] : value;
+    if (value == NULL || *value == '\0' || is_word(value, coding_names[CODING_NONE])) return true;
+    const char *const name = is_word(value, "x-gzip") ? coding_names[CODING_GZIP] : value;
     for (int i = CODING_GZIP; i <= CODING_DEFLATE && coded; i++) {
-        if (strcasecmp(name, coding_names[i]) != 0) continue;
+        if (!is_word(name, coding_names[i])) continue;
         *coding = (enum coding)i;
         return true;
     }
@@ -255,7 +266,8 @@ static void choose_coding(struct job_forms *forms, const struct field_lines *acc
 static bool read_header_length(struct job_forms *forms, const char *value, struct msg_error *error) {
     forms->has_header = value != NULL;
     if (value == NULL) return true;
-    if (*value == '\0' || strspn(value, "0123456789") != strlen(value))
+    const size_t length = trim(value, strlen(value));
+    if (length == 0 || strspn(value, "0123456789") != length)
         return msg_fail(error, MSG_BAD_HEADER, NULL, "Inference-Header-Content-Length is not a decimal number");
     forms->header = strtoull(value, NULL, 10); // ULLONG_MAX where it does not fit: more than any body has
     forms->padding = oip_padding(forms->header);
@@ -287,7 +299,7 @@ static bool check_body_type(const struct head *head, const struct route *route, 
                             struct msg_error *error) {
     const char *const type = head->content_type;
     const size_t length = type != NULL ? type_length(type) : 0;
-    if (head->content_encoding != NULL && strcasecmp(head->content_encoding, "identity") != 0) {
+    if (head->content_encoding != NULL && !is_word(head->content_encoding, coding_names[CODING_NONE])) {
         return msg_fail(error, MSG_UNSUPPORTED_MEDIA_TYPE, NULL, "Content-Encoding is not supported here");
     }
     forms->bf16 = type != NULL && has_bf16(type);
@@ -324,7 +336,7 @@ bool head_check(const struct head *head, const struct route *route, struct job_f
     const bool probe = (route->flags & ROUTE_PROBE) != 0;
     *forms = (struct job_forms){.reads = CODEC_JSON, .writes = CODEC_JSON};
     if (head->repeated) return msg_fail(error, MSG_BAD_HEADER, NULL, "a field is given more often than it may be");
-    if (head->expect != NULL && strcasecmp(head->expect, "100-continue") != 0) {
+    if (head->expect != NULL && !is_word(head->expect, "100-continue")) {
         return msg_fail(error, MSG_EXPECTATION_FAILED, NULL, "Expect is not 100-continue");
     }
     if (!takes_body && head_has_body(head))

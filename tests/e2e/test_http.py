@@ -229,6 +229,19 @@ def test_expect_is_refused_without_the_body():
         assert wire.statuses(raw) == [status] and closed, raw
 
 
+@harness.rows([(field.split(":")[0], field.encode(), want) for field, want in (
+    ("Expect: 100-continue \t", 200), ("Content-Encoding: identity ", 200), ("Content-Type: application/json\t", 200),
+    ("If-Match: * ", 200), ("Accept: application/json ", 200), ("Content-Length: 15 ", 400),
+    ("Transfer-Encoding: chunked ", 501))])
+def test_blanks_behind_a_value(field, want):
+    """They are no part of it. Where libmicrohttpd takes them for one, the request is refused, and does not hang."""
+    create("blank", num_features=3)
+    framing = b"" if field.startswith((b"Content-Length", b"Transfer-")) else b"Content-Length: 15\r\n"
+    raw, _ = wire.exchange(harness.shared(), b"POST /v1/layers/blank/inference HTTP/1.1\r\nHost: a\r\nConnection: close"
+                           b"\r\n%b%b\r\n\r\n{\"x\":[[1,2,3]]}" % (framing, field))
+    assert wire.statuses(raw)[:1] == [want], raw
+
+
 def test_connection_close_is_kept():
     server = harness.shared()
     for headers in (b"Connection: close\r\n", b"Connection: Keep-Alive, Close\r\n"):

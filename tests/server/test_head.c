@@ -60,6 +60,7 @@ static void test_framing(void **state) {
         {{HOST, "Transfer-Encoding: gzip"}, "/", "HTTP/1.1", MSG_NOT_BUILT},
         {{HOST, "Transfer-Encoding: gzip, chunked"}, "/", "HTTP/1.1", MSG_NOT_BUILT},
         {{HOST, "Transfer-Encoding: identity"}, "/", "HTTP/1.1", MSG_NOT_BUILT},
+        {{HOST, "Transfer-Encoding: chunked "}, "/", "HTTP/1.1", MSG_NOT_BUILT},
         {{HOST, "Transfer-Encoding:"}, "/", "HTTP/1.1", MSG_NOT_BUILT},
         {{HOST, "Transfer-Encoding: chunked", "Transfer-Encoding: chunked"}, "/", "HTTP/1.1", MSG_NOT_BUILT},
         {{HOST, "X Y: a"}, "/", "HTTP/1.1", MSG_BAD_FRAMING},
@@ -108,7 +109,10 @@ static void test_length(void **state) {
 static void test_expect(void **state) {
     (void)state;
     const struct head none = {0}, given = {.expect = "100-Continue"}, other = {.expect = "200-ok"};
+    const struct head blank = {.expect = "100-continue \t "}, two = {.expect = "100-continue, 100-continue"};
     assert_false(head_expects_continue(&none, "HTTP/1.1"));
+    assert_true(head_expects_continue(&blank, "HTTP/1.1"));
+    assert_false(head_expects_continue(&two, "HTTP/1.1"));
     assert_true(head_expects_continue(&given, "HTTP/1.1"));
     assert_false(head_expects_continue(&given, "HTTP/1.0"));
     assert_false(head_expects_continue(&other, "HTTP/1.1"));
@@ -144,6 +148,8 @@ static void test_body_types(void **state) {
         {{"Content-Type: application/x-www-form-urlencoded"}, MSG_OK},
         {{"Content-Type:"}, MSG_OK},
         {{"Content-Type: application/json", "Content-Encoding: identity"}, MSG_OK},
+        {{"Content-Type: application/json\t ", "Content-Encoding: identity \t"}, MSG_OK},
+        {{"Content-Encoding: identity x"}, MSG_UNSUPPORTED_MEDIA_TYPE},
         {{"Content-Type: application/json", "Content-Encoding: gzip"}, MSG_UNSUPPORTED_MEDIA_TYPE},
         {{"Content-Encoding: br"}, MSG_UNSUPPORTED_MEDIA_TYPE},
         {{"Content-Type: text/plain"}, MSG_UNSUPPORTED_MEDIA_TYPE},
@@ -159,6 +165,7 @@ static void test_body_types(void **state) {
         {{"idempotency-key:"}, MSG_NOT_BUILT},
         {{"Expect: 100-continue"}, MSG_OK},
         {{"Expect: 100-CONTINUE"}, MSG_OK},
+        {{"Expect: 100-continue\t "}, MSG_OK},
         {{"Expect: else"}, MSG_EXPECTATION_FAILED},
         {{"Content-Length: 5"}, MSG_OK},
         {{"Transfer-Encoding: chunked"}, MSG_OK},
@@ -186,6 +193,7 @@ static void test_oip_bodies(void **state) {
         {{"Content-Encoding: gzip"}, MSG_UNSUPPORTED_MEDIA_TYPE, MSG_OK},
         {{"Content-Encoding: X-GZIP"}, MSG_UNSUPPORTED_MEDIA_TYPE, MSG_OK},
         {{"Content-Encoding: deflate"}, MSG_UNSUPPORTED_MEDIA_TYPE, MSG_OK},
+        {{"Content-Encoding: identity "}, MSG_OK, MSG_OK},
         {{"Content-Encoding: br"}, MSG_UNSUPPORTED_MEDIA_TYPE, MSG_UNSUPPORTED_MEDIA_TYPE},
         {{"Content-Encoding: gzip, gzip"}, MSG_UNSUPPORTED_MEDIA_TYPE, MSG_UNSUPPORTED_MEDIA_TYPE},
         {{"Origin: http://a"}, MSG_UNSUPPORTED_MEDIA_TYPE, MSG_UNSUPPORTED_MEDIA_TYPE},
@@ -201,6 +209,7 @@ static void test_oip_bodies(void **state) {
         {{"Inference-Header-Content-Length: -1"}, MSG_OK, MSG_BAD_HEADER},
         {{"Inference-Header-Content-Length:"}, MSG_OK, MSG_BAD_HEADER},
         {{"Inference-Header-Content-Length: 1 2"}, MSG_OK, MSG_BAD_HEADER},
+        {{"Inference-Header-Content-Length:  "}, MSG_OK, MSG_BAD_HEADER},
         {{"Inference-Header-Content-Length: 1", "Inference-Header-Content-Length: 1"}, MSG_BAD_HEADER, MSG_BAD_HEADER},
     };
     for (size_t i = 0; i < route_count; i++) {
@@ -225,6 +234,7 @@ static void test_infer(void **state) {
         {{"Inference-Header-Content-Length: 0"}, CODING_NONE, CODING_NONE, false, true, 0, 0},
         {{"Inference-Header-Content-Length: 1"}, CODING_NONE, CODING_NONE, false, true, 1, 63},
         {{"Inference-Header-Content-Length: 64"}, CODING_NONE, CODING_NONE, false, true, 64, 0},
+        {{"Inference-Header-Content-Length: 64 \t"}, CODING_NONE, CODING_NONE, false, true, 64, 0},
         {{"Inference-Header-Content-Length: 18446744073709551616"},
          CODING_NONE,
          CODING_NONE,
@@ -234,6 +244,8 @@ static void test_infer(void **state) {
          1},
         {{"Content-Encoding: GZIP"}, CODING_GZIP, CODING_NONE, false, false, 0, 0},
         {{"Content-Encoding: deflate"}, CODING_DEFLATE, CODING_NONE, false, false, 0, 0},
+        {{"Content-Encoding: x-gzip\t"}, CODING_GZIP, CODING_NONE, false, false, 0, 0},
+        {{"Content-Encoding: deflate  "}, CODING_DEFLATE, CODING_NONE, false, false, 0, 0},
         {{"Accept-Encoding: gzip"}, CODING_NONE, CODING_GZIP, true, false, 0, 0},
         {{"Accept-Encoding: deflate"}, CODING_NONE, CODING_DEFLATE, true, false, 0, 0},
         {{"Accept-Encoding: gzip, deflate"}, CODING_NONE, CODING_GZIP, false, false, 0, 0},
