@@ -71,33 +71,55 @@ int address_listen(const char *address, char actual[ADDRESS_MAX], char *why, siz
     return fd;
 }
 
-static bool ask(int fd) {
-    static const char request[] = "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    static const char good[] = "HTTP/1.1 200 ";
-    char reply[sizeof good];
-    size_t size = 0;
-    if (send(fd, request, sizeof request - 1, MSG_NOSIGNAL) != (ssize_t)sizeof request - 1) return false;
-    while (size < sizeof good - 1) {
-        const ssize_t n = recv(fd, reply + size, sizeof good - 1 - size, 0);
-        if (n <= 0) return false;
-        size += (size_t)n;
-    }
-    return memcmp(reply, good, sizeof good - 1) == 0;
+#define STATUS_LINE (sizeof "HTTP/1.1 200 " - 1)
+
+// What is wrong with a reply that begins so; NULL: nothing.
+static const char *judge(const char reply[STATUS_LINE]) {
+    static const char version[] = "HTTP/1.1 ";
+    const size_t length = sizeof version - 1;
+    if (memcmp(reply, version, length) != 0) return "what answers there is no normd";
+    if (memcmp(reply + length, "503 ", 4) == 0) return "it says that it takes no calls now (503)";
+    return memcmp(reply + length, "200 ", 4) == 0 ? NULL : "it does not answer /readyz with 200";
 }
 
-bool address_is_ready(const char *address) {
+static const char *broken(void) {
+    return errno == EAGAIN || errno == EINPROGRESS ? "it does not answer within 3 s" : strerror(errno);
+}
+
+// NULL: it is ready; else the reason why not.
+static const char *ask(int fd) {
+    static const char request[] = "GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    char reply[STATUS_LINE];
+    size_t size = 0;
+    if (send(fd, request, sizeof request - 1, MSG_NOSIGNAL) != (ssize_t)sizeof request - 1) return broken();
+    while (size < sizeof reply) {
+        const ssize_t n = recv(fd, reply + size, sizeof reply - size, 0);
+        if (n < 0) return broken();
+        if (n == 0) return "it closes the connection without an answer";
+        size += (size_t)n;
+    }
+    return judge(reply);
+}
+
+static const char *ask_at(const struct addrinfo *to) {
     const struct timeval limit = {.tv_sec = 3};
-    const char *why = NULL;
-    struct addrinfo *const found = resolve(address, &why);
-    bool ready = false;
-    for (const struct addrinfo *to = found; to != NULL && !ready; to = to->ai_next) {
-        const int fd = socket(to->ai_family, to->ai_socktype | SOCK_CLOEXEC, to->ai_protocol);
-        if (fd < 0) continue;
-        setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-        setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
-        ready = connect(fd, to->ai_addr, to->ai_addrlen) == 0 && ask(fd);
-        close(fd);
+    const int fd = socket(to->ai_family, to->ai_socktype | SOCK_CLOEXEC, to->ai_protocol);
+    if (fd < 0) return strerror(errno);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
+    const char *const reason = connect(fd, to->ai_addr, to->ai_addrlen) == 0 ? ask(fd) : broken();
+    close(fd);
+    return reason;
+}
+
+bool address_is_ready(const char *address, char *why, size_t why_size) {
+    const char *reason = NULL;
+    struct addrinfo *const found = resolve(address, &reason);
+    for (const struct addrinfo *to = found; to != NULL; to = to->ai_next) {
+        reason = ask_at(to);
+        if (reason == NULL) break;
     }
     if (found != NULL) freeaddrinfo(found);
-    return ready;
+    if (reason != NULL) snprintf(why, why_size, "%.200s is not ready: %s", address, reason);
+    return reason == NULL;
 }

@@ -13,7 +13,7 @@
 // given and the port that was had, fit for a URL.
 int address_listen(const char *address, char actual[ADDRESS_MAX], char *why, size_t why_size);
 
-// True where the server at the address answers GET /readyz with 200 within 3 s.
-bool address_is_ready(const char *address);
+// True where the server at the address answers GET /readyz with 200 within 3 s; else `why` is filled in.
+bool address_is_ready(const char *address, char *why, size_t why_size);
 
 #endif

@@ -288,7 +288,7 @@ enum config_outcome config_read(struct config *config, int argc, char **argv, ch
 
 void config_help(FILE *out) {
     fputs("usage: normd [OPTIONS]               serve\n"
-          "       normd healthcheck [OPTIONS]   exit 0 if the server at --listen is ready, else 1\n\n"
+          "       normd healthcheck [OPTIONS]   exit 0 if the server at --listen is ready, else 1 and why\n\n"
           "Every option is also an environment variable: --max-body is NORMD_MAX_BODY. Sizes take K, M, G, T;\n"
           "durations ms, s, m, h. NORMD_CPU=scalar|avx2|avx512 caps the vector units that are used.\n\n",
           out);

@@ -279,7 +279,7 @@ int main(int argc, char **argv) {
     char why[512] = "";
     switch (config_read(&config, argc, argv, why, sizeof why)) {
     case CONFIG_RUN: bound_heap(config.memory_budget); return run_server(&config);
-    case CONFIG_HEALTHCHECK: return address_is_ready(config.listen) ? EXIT_OK : EXIT_FAILED;
+    case CONFIG_HEALTHCHECK: return address_is_ready(config.listen, why, sizeof why) ? EXIT_OK : fail(why);
     case CONFIG_HELP: config_help(stdout); return EXIT_OK;
     case CONFIG_HELP_MARKDOWN: config_markdown(stdout); return EXIT_OK;
     case CONFIG_VERSION: printf("normd %s\n", NORMD_VERSION); return EXIT_OK;

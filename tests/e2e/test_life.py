@@ -371,12 +371,12 @@ def test_healthcheck():
     assert status == 0, "0.0.0.0 is asked on the loopback address: " + err
     server.stop()
     status, _, err = harness.run_binary("healthcheck", "--listen", address)
-    assert status == 1, (status, err)
+    assert status == 1 and err == f"normd: {address} is not ready: Connection refused\n", (status, err)
     with socket.socket() as s:  # listens, but never answers
         s.bind(("127.0.0.1", 0))
         s.listen()
         status, _, err = harness.run_binary("healthcheck", "--listen", f"127.0.0.1:{s.getsockname()[1]}", timeout=30)
-        assert status == 1, (status, err)
+        assert status == 1 and err.count("\n") == 1 and "within 3 s" in err, (status, err)
 
 
 harness.main()

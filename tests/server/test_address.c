@@ -123,23 +123,26 @@ static void test_ready(void **state) {
     (void)state;
     static const struct {
         const char *reply;
-        bool ready;
+        const char *why; // in the reason; NULL: it is ready
     } rows[] = {
-        {"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", true},
-        {"HTTP/1.1 200 OK\r\n\r\nready\n", true},
-        {"HTTP/1.1 503 Service Unavailable\r\n\r\n", false},
-        {"HTTP/1.1 2000 OK\r\n\r\n", false},
-        {"HTTP/1.1 200", false},
-        {"", false},
-        {"SSH-2.0-OpenSSH_9.2\r\n", false},
+        {"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", NULL},
+        {"HTTP/1.1 200 OK\r\n\r\nready\n", NULL},
+        {"HTTP/1.1 503 Service Unavailable\r\n\r\n", "503"},
+        {"HTTP/1.1 2000 OK\r\n\r\n", "with 200"},
+        {"HTTP/1.1 404 Not Found\r\n\r\n", "with 200"},
+        {"HTTP/1.1 200", "without an answer"},
+        {"", "without an answer"},
+        {"SSH-2.0-OpenSSH_9.2\r\n", "no normd"},
     };
     for (size_t i = 0; i < COUNT(rows); i++) {
         for (size_t piece = 1; piece <= 1000; piece += 999) {
-            char actual[ADDRESS_MAX];
+            char actual[ADDRESS_MAX], why[300] = "";
             struct server server = {.fd = listen_at("127.0.0.1:0", actual), .reply = rows[i].reply, .piece = piece};
             pthread_t thread;
             assert_int_equal(pthread_create(&thread, NULL, serve_once, &server), 0);
-            assert_int_equal(address_is_ready(actual), rows[i].ready);
+            assert_int_equal(address_is_ready(actual, why, sizeof why), rows[i].why == NULL);
+            if (rows[i].why == NULL) assert_string_equal(why, "");
+            if (rows[i].why != NULL && strstr(why, rows[i].why) == NULL) fail_msg("row %zu: %s", i, why);
             pthread_join(thread, NULL);
             assert_int_equal(strncmp(server.request, "GET /readyz HTTP/1.1\r\nHost: ", 28), 0);
             close(server.fd);
@@ -149,11 +152,16 @@ static void test_ready(void **state) {
 
 static void test_nobody_there(void **state) {
     (void)state;
-    char actual[ADDRESS_MAX];
+    char actual[ADDRESS_MAX], why[300], want[400];
     close(listen_at("127.0.0.1:0", actual));
-    assert_false(address_is_ready(actual));
-    assert_false(address_is_ready("nonsense"));
-    assert_false(address_is_ready("no.such.invalid:80"));
+    assert_false(address_is_ready(actual, why, sizeof why));
+    snprintf(want, sizeof want, "%s is not ready: Connection refused", actual);
+    assert_string_equal(why, want);
+    assert_false(address_is_ready("nonsense", why, sizeof why));
+    assert_string_equal(why, "nonsense is not ready: not HOST:PORT");
+    why[0] = '\0';
+    assert_false(address_is_ready("no.such.invalid:80", why, sizeof why));
+    assert_non_null(strstr(why, "no.such.invalid:80 is not ready: "));
 }
 
 int main(void) {
