@@ -335,6 +335,7 @@ static void completed(void *context, struct MHD_Connection *connection, void **r
     struct exchange *const exchange = *request;
     *request = NULL;
     if (exchange == NULL) return;
+    if (exchange->stage == STAGE_WORK) job_finish(exchange->job); // the client left before its reply could be made
     const uint64_t now = uv_hrtime();
     const struct route *const route = exchange->job->route;
     if (!connections_enter(http->connections, exchange->deadline, PHASE_IDLE, now + IDLE_NS) &&

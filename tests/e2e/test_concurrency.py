@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import pickle
 import random
+import select
 import socket
+import struct
 import threading
 
 import harness
@@ -406,6 +408,29 @@ def test_clients_that_leave():
     state = client.state(path)
     assert 0 <= state["num_batches_tracked"] <= count and state["version"] == 1 + state["num_batches_tracked"], state
     assert client.train(path, [row, row])["version"] == state["version"] + 1
+
+
+@harness.rows([("small", 2), ("large", 2000)])
+def test_calls_of_clients_that_leave_are_counted(rows):
+    """A change that was made is counted once, also where the reset of the connection overtakes the reply."""
+    with harness.Server() as server:  # durability sync: time enough to leave before the commit
+        client = server.api()
+        path = client.layer("leavers", num_features=64)
+        body = json.dumps({"x": [[i % 7 for i in range(64)]] * (rows - 1) + [[8] * 64]}).encode()
+        for i in range(harness.scaled(60, 20)):
+            with wire.connect(server) as s:
+                s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                s.sendall(request("leavers/train-forward", body))
+                select.select([], [], [], 0.0001 * (i % 10))
+
+        def counts():
+            stats = client.ok("GET", "/v2/models/leavers/stats")["model_stats"][0]
+            return (client.version(path) - 1, client.ok("GET", path)["counters"]["train_forward"],
+                    stats["inference_count"])
+
+        harness.wait_until(lambda: counts()[0] > 1, 20, "some are made")
+        client.train(path, [[1] * 64] * (rows - 1) + [[2] * 64])
+        harness.wait_until(lambda: len(set(counts())) == 1, 20, f"changes, counted, in the statistics: {counts()}")
 
 
 def test_creating_and_deleting_the_same_name():
