@@ -14,6 +14,13 @@
 #include "json_fields.h"
 #include "safetensors_file.h"
 
+bool safetensors_begins(const unsigned char *data, size_t size) {
+    uint64_t header = 0;
+    if (size <= sizeof header || data[sizeof header] != '{') return false;
+    memcpy(&header, data, sizeof header);
+    return header <= size - sizeof header;
+}
+
 // ---- requests
 
 // One of the tensors that a call may have.

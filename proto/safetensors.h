@@ -19,6 +19,10 @@
 
 #include "codec.h"
 
+// Whether a body begins as a file does: the length of a header that fits into it, and an object. No JSON text does, for
+// the last byte of the length of anything that fits into memory is 0, which stands in no text.
+bool safetensors_begins(const unsigned char *data, size_t size);
+
 bool safetensors_decode_call(struct msg_call *call, enum msg_call_kind kind, const struct codec_request *request,
                              enum bn_dtype dtype, struct msg_error *error);
 

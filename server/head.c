@@ -295,6 +295,15 @@ static bool check_oip(const struct head *head, const struct route *route, struct
 
 // ---- all of them
 
+// A body that nothing is said of: the forms that it may turn out to be of.
+static void note_forms(const struct head *head, const struct route *route, struct job_forms *forms) {
+    for (unsigned form = CODEC_NPY; form <= CODEC_SAFETENSORS; form++) {
+        const bool reads = (route->reads & 1u << form) != 0;
+        if (reads && choose_form(&forms->writes_if[form], &head->accept, route->writes, (enum codec_form)form))
+            forms->may_be |= 1u << form;
+    }
+}
+
 static bool check_body_type(const struct head *head, const struct route *route, struct job_forms *forms,
                             struct msg_error *error) {
     const char *const type = head->content_type;
@@ -309,8 +318,10 @@ static bool check_body_type(const struct head *head, const struct route *route, 
         return true;
     }
     const bool from_curl = type == NULL || *type == '\0' || is_type(type, length, "application/x-www-form-urlencoded");
-    forms->unlabelled = from_curl;
-    if (from_curl && head->origin == NULL) return true;
+    if (from_curl && head->origin == NULL) {
+        note_forms(head, route, forms);
+        return true;
+    }
     char types[160];
     list_types(types, sizeof types, route->reads);
     if (from_curl)
@@ -324,8 +335,6 @@ static bool check_accept(const struct head *head, const struct route *route, str
     const char *const fixed = route->content_type;
     if (forms->writes == CODEC_OIP) return true; // what the reply is stands in the body
     if (route->writes == 0 && (fixed == NULL || acceptance(&head->accept, fixed) > 0)) return true;
-    const bool may_be_npy = forms->unlabelled && (route->reads & 1u << CODEC_NPY) != 0;
-    forms->unlabelled = may_be_npy && choose_form(&forms->npy_writes, &head->accept, route->writes, CODEC_NPY);
     if (choose_form(&forms->writes, &head->accept, route->writes, forms->reads)) return true;
     list_types(types, sizeof types, route->writes);
     return msg_fail(error, MSG_NOT_ACCEPTABLE, NULL, "the reply is %s", fixed != NULL ? fixed : types);

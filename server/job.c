@@ -12,6 +12,7 @@
 #include "times.h"
 #include "../proto/npy.h"
 #include "../proto/oip.h"
+#include "../proto/safetensors.h"
 
 // Calls that wait for a worker; beyond, they are told to come back. Each holds its body meanwhile.
 #define QUEUE_MAX 256
@@ -357,12 +358,17 @@ void job_look_up(struct job *job) {
     job_precondition(job, job->state, &job->error);
 }
 
+static enum codec_form form_of(const struct buffer *body) {
+    if (npy_begins(body->data, body->size)) return CODEC_NPY;
+    return safetensors_begins(body->data, body->size) ? CODEC_SAFETENSORS : CODEC_JSON;
+}
+
 // A short body is complete before it is worth it, and in a coding there is nothing to be read yet.
 static bool reads_ahead(const struct job *job) {
     const struct job_forms *const forms = &job->forms;
     const bool json = forms->reads == CODEC_JSON || (forms->reads == CODEC_OIP && !forms->has_header);
     return (job->route->flags & ROUTE_CALL) != 0 && json && forms->body_coding == CODING_NONE &&
-           job->body.size > INLINE_BODY && job->state != NULL;
+           job->body.size > INLINE_BODY && job->state != NULL && form_of(&job->body) == CODEC_JSON;
 }
 
 void job_read_ahead(struct job *job) {
@@ -378,12 +384,13 @@ void job_drop_body(struct job *job) {
     ahead_free(&job->ahead);
 }
 
-// curl --data-binary says of any file that it is a form. An npy file says what it is, and no JSON text begins so.
+// curl --data-binary says of any file that it is a form. These files say what they are, and no JSON text begins so.
 static void look_at_body(struct job *job) {
     struct job_forms *const forms = &job->forms;
-    if (!forms->unlabelled || !npy_begins(job->body.data, job->body.size)) return;
-    forms->reads = CODEC_NPY;
-    forms->writes = forms->npy_writes;
+    const enum codec_form form = form_of(&job->body);
+    if ((forms->may_be & 1u << form) == 0) return;
+    forms->reads = form;
+    forms->writes = forms->writes_if[form];
 }
 
 bool job_start(struct job *job, void (*suspend)(struct job *job)) {

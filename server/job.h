@@ -93,9 +93,10 @@ struct stream {
 // In which form the body of a request comes, and that of its reply goes.
 struct job_forms {
     enum codec_form reads, writes;
-    bool unlabelled;            // nothing says what the body is: JSON, unless it begins as an npy file does
-    enum codec_form npy_writes; // the form of the reply then
-    bool bf16;                  // Content-Type has dtype=bf16
+    // Where nothing says what the body is, it is JSON, unless it begins as a file of one of these forms does:
+    unsigned may_be;                        // a bit each
+    enum codec_form writes_if[CODEC_FORMS]; // and the form of the reply then
+    bool bf16;                              // Content-Type has dtype=bf16
     // Of an infer request:
     bool has_header; // Inference-Header-Content-Length
     uint64_t header;

@@ -82,6 +82,36 @@ def test_calls_agree_with_json(dtype, other, layer, pad):
             assert got[key] == ("F64", [3], want[key]), (key, got[key])
 
 
+@harness.rows([("none", None), ("that of curl --data-binary", "application/x-www-form-urlencoded")])
+def test_without_content_type(kind):
+    """A file that says what it is needs no label, and is answered like one that has it."""
+    client, path = create("curl", num_features=3)
+    label = {"Content-Type": kind}
+    body = files.safetensors({"x": ("F32", SHAPE, X)})
+    want = client.post(path + "/inference", body, KIND).body
+    for accept, sent in ((None, files.SAFETENSORS), ("*/*", files.SAFETENSORS), ("application/json", "application/json"),
+                         (files.NPY, files.NPY)):
+        reply = client.post(path + "/inference", body, {**label, "Accept": accept})
+        assert reply.status == 200 and reply.headers["content-type"] == sent, (accept, reply, reply.headers)
+        assert reply.body == want or accept not in (None, "*/*"), accept
+    state = client.get(path + "/state", WANTED).body
+    for method in ("PUT", "PATCH"):
+        reply = client.request(method, path + "/state", state, label)
+        assert reply.status == 200 and reply.headers["content-type"] == files.SAFETENSORS, reply
+    reply = client.put("/v1/snapshot", state, label)
+    assert reply.status == 200 and reply.json["layers"] == {"curl": 4}, reply
+    for cut in (1, 8, 9, 40):  # a file that is damaged, or no file yet
+        reply = client.post(path + "/inference", body[:cut], label)
+        assert reply.status == 400 and reply.json["code"] in ("malformed_json", "malformed_file"), (cut, reply)
+    wire.problem(client.post(path + "/inference", body[:-1], label), 400, "malformed_file")
+    for blanks in (b" " * 8, b"\t\n\r " * 2, b" " * 16):
+        reply = client.post(path + "/inference", blanks + b'{"x":[[1,2,3]]}', label)
+        assert reply.status == 200 and reply.headers["content-type"] == "application/json", (blanks, reply)
+    wire.problem(client.post(path + "/inference", body, {**label, "Origin": "http://a.example"}), 415)
+    wire.problem(client.post(path + "/inference", body, {"Content-Type": "application/json"}), 400, "malformed_json")
+    wire.problem(client.put(path, body, label), 400, "malformed_json")
+
+
 def test_any_order_of_tensors():
     client, path = create("order", num_features=3)
     tensors = {"x": ("F16", SHAPE, X), "dout": ("F32", SHAPE, DOUT), "residual": ("F64", SHAPE, RESIDUAL)}

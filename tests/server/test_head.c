@@ -331,6 +331,7 @@ static void test_accept(void **state) {
 
 #define J CODEC_JSON
 #define N CODEC_NPY
+#define S CODEC_SAFETENSORS
 
 // In which form a body is read and a reply written.
 static void test_forms(void **state) {
@@ -339,7 +340,7 @@ static void test_forms(void **state) {
         const char *fields[FIELDS_MAX];
         enum codec_form reads, writes;
         bool unlabelled;
-        enum codec_form npy_writes; // where unlabelled
+        enum codec_form npy_writes; // where it is an npy file, and unlabelled
         bool bf16;
     } rows[] = {
         {{NULL}, J, J, true, N, false},
@@ -395,10 +396,11 @@ static void test_forms(void **state) {
         const struct head head = head_of(rows[i].fields);
         if (!head_check(&head, find("POST", "/v1/layers/a/inference"), &forms, &error))
             fail_msg("row %zu: %s", i, error.detail);
-        if (forms.reads != rows[i].reads || forms.writes != rows[i].writes || forms.unlabelled != rows[i].unlabelled ||
-            (forms.unlabelled && forms.npy_writes != rows[i].npy_writes) || forms.bf16 != rows[i].bf16)
-            fail_msg("row %zu: %d %d %d %d %d", i, (int)forms.reads, (int)forms.writes, (int)forms.unlabelled,
-                     (int)forms.npy_writes, (int)forms.bf16);
+        if (forms.reads != rows[i].reads || forms.writes != rows[i].writes ||
+            (forms.may_be != 0) != rows[i].unlabelled ||
+            (rows[i].unlabelled && forms.writes_if[N] != rows[i].npy_writes) || forms.bf16 != rows[i].bf16)
+            fail_msg("row %zu: %d %d %d %d %d", i, (int)forms.reads, (int)forms.writes, (int)forms.may_be,
+                     (int)forms.writes_if[N], (int)forms.bf16);
     }
     struct msg_error error = {0};
     struct job_forms forms;
@@ -406,6 +408,37 @@ static void test_forms(void **state) {
     assert_false(head_check(&head, find("PUT", "/v1/layers/a"), &forms, &error));
     assert_int_equal(error.code, MSG_UNSUPPORTED_MEDIA_TYPE);
     assert_string_equal(error.detail, "the body must be application/json");
+}
+
+// What a body that nothing is said of may turn out to be, and the reply then.
+static void test_unlabelled(void **state) {
+    (void)state;
+    static const struct {
+        const char *method, *path, *field;
+        unsigned may_be;
+        enum codec_form npy, safetensors; // the form of the reply
+    } rows[] = {
+        {"POST", "/v1/layers/a/inference", NULL, 1u << N | 1u << S, N, S},
+        {"POST", "/v1/layers/a/inference", "Content-Type: application/x-www-form-urlencoded", 1u << N | 1u << S, N, S},
+        {"POST", "/v1/layers/a/backward", "Accept: application/json", 1u << N | 1u << S, J, J},
+        {"POST", "/v1/layers/a/train-forward", "Accept: application/vnd.safetensors", 1u << N | 1u << S, S, S},
+        {"PUT", "/v1/layers/a/state", NULL, 1u << S, J, S},
+        {"PATCH", "/v1/layers/a/state", "Accept: application/json", 1u << S, J, J},
+        {"PUT", "/v1/snapshot", NULL, 1u << S, J, J},
+        {"PUT", "/v1/layers/a", NULL, 0, J, J},
+        {"PUT", "/v1/snapshot", "Content-Type: application/json", 0, J, J},
+        {"POST", "/v2/models/a/infer", NULL, 0, J, J},
+        {"POST", "/v2/repository/index", NULL, 0, J, J},
+    };
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct msg_error error = {0};
+        struct job_forms forms;
+        const struct head head = head_of((const char *const[FIELDS_MAX]){rows[i].field});
+        assert_true(head_check(&head, find(rows[i].method, rows[i].path), &forms, &error));
+        if (forms.may_be != rows[i].may_be || forms.writes_if[N] != rows[i].npy ||
+            forms.writes_if[S] != rows[i].safetensors)
+            fail_msg("row %zu: %x %d %d", i, forms.may_be, (int)forms.writes_if[N], (int)forms.writes_if[S]);
+    }
 }
 
 // What may stand once stands twice, a list more often than there is room for.
@@ -433,8 +466,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_framing),    cmocka_unit_test(test_length),  cmocka_unit_test(test_expect),
         cmocka_unit_test(test_body_types), cmocka_unit_test(test_no_body), cmocka_unit_test(test_accept),
-        cmocka_unit_test(test_repeated),   cmocka_unit_test(test_forms),   cmocka_unit_test(test_oip_bodies),
-        cmocka_unit_test(test_infer),
+        cmocka_unit_test(test_repeated),   cmocka_unit_test(test_forms),   cmocka_unit_test(test_unlabelled),
+        cmocka_unit_test(test_oip_bodies), cmocka_unit_test(test_infer),
     };
     return cmocka_run_group_tests_name("head", tests, NULL, NULL);
 }
