@@ -178,6 +178,16 @@ static void finish_restore(struct job *job) {
     msg_snapshot_free(&job->snapshot);
 }
 
+// Tensors, but no layer among them: not what its sender takes it for. With delete_missing it would delete all there is.
+static bool has_layers(struct job *job) {
+    const struct msg_snapshot *const snapshot = &job->snapshot;
+    return snapshot->count > 0 || snapshot->ignored == 0 ||
+           msg_fail(&job->error, MSG_MISSING_FIELD, NULL,
+                    "none of the %zu tensors is of a batch normalization layer, which has NAME.running_mean and "
+                    "NAME.running_var",
+                    snapshot->ignored);
+}
+
 enum job_result ops_put_snapshot(struct job *job) {
     const char *const missing = job_parameter(job, "delete_missing");
     struct msg_snapshot *const snapshot = &job->snapshot;
@@ -191,7 +201,7 @@ enum job_result ops_put_snapshot(struct job *job) {
         return JOB_REPLY;
     }
     const struct codec_request request = reply_request(job);
-    if (!reply_reader(job)->decode_snapshot(snapshot, &request, &job->error)) return JOB_REPLY;
+    if (!reply_reader(job)->decode_snapshot(snapshot, &request, &job->error) || !has_layers(job)) return JOB_REPLY;
     job->versions = calloc(snapshot->count + 1, sizeof *job->versions);
     size_t room = snapshot->count * (MSG_NAME_MAX + 24) + JSON_REPLY_ROOM;
     for (size_t i = 0; i < snapshot->ignored; i++) room += json_ignored_room(msg_snapshot_ignored(snapshot, i));

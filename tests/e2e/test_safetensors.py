@@ -456,6 +456,20 @@ def test_snapshot_of_nothing():
     assert client.ok("GET", "/v1/layers")["layers"] == []
 
 
+@harness.rows([("as it is", ""), ("delete_missing", "?delete_missing=true")])
+def test_a_checkpoint_without_layers(query):
+    """Nothing would be restored, and with delete_missing everything deleted."""
+    client = harness.shared().api()
+    clear(client)
+    client.layer("stays")
+    for tensors in ({"fc.weight": ("F32", [1], [1.0]), "fc.bias": ("F32", [1], [1.0])},
+                    {"bn.running_mean": ("F32", [1], [1.0]), "bn.weight": ("F32", [1], [1.0])}):
+        reply = client.put("/v1/snapshot" + query, files.safetensors(tensors, {"format": "pt"}), KIND)
+        got = wire.problem(reply, 422, "missing_field")
+        assert "2 tensors" in got["detail"] and "running_var" in got["detail"] and "pointer" not in got, got
+    assert client.version("/v1/layers/stays") == 1
+
+
 def test_a_large_snapshot_comes_in_pieces():
     client = harness.shared().api()
     clear(client)
@@ -552,8 +566,10 @@ def test_header_of_many_tensors_is_within_the_budget():
     count = 20000
     text = "{" + ",".join(f'"t{i}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for i in range(count)) + "}"
     body = files.raw_safetensors(text, b"")
+    layer = text[:-1] + ',"bn.running_mean":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}' \
+        ',"bn.running_var":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}'
     with harness.Server("--durability", "none", "--memory-budget", str(16 * MIB)) as server:
-        reply = server.api().put("/v1/snapshot", body, KIND)
+        reply = server.api().put("/v1/snapshot", files.raw_safetensors(layer, bytes(8)), KIND)
         assert reply.status == 200 and len(reply.json["ignored"]) == count, reply
     with harness.Server("--durability", "none", "--memory-budget", str(int(1.5 * len(body)))) as server:
         wire.problem(server.api().put("/v1/snapshot", body, KIND), 413, "body_too_large")
