@@ -125,6 +125,11 @@ bool buffer_append(struct buffer *buffer, const void *data, size_t size) {
     return true;
 }
 
+bool buffer_pad(struct buffer *buffer, size_t size) {
+    static const unsigned char zeros[BUFFER_ALIGNMENT] = {0};
+    return buffer_append(buffer, zeros, size);
+}
+
 bool buffer_print(struct buffer *buffer, const char *format, ...) {
     char text[512];
     va_list arguments;

@@ -51,6 +51,9 @@ bool buffer_grow(struct buffer *buffer, size_t more);
 // Appends. False as buffer_grow.
 bool buffer_append(struct buffer *buffer, const void *data, size_t size);
 
+// Appends zeros, BUFFER_ALIGNMENT at most. False as buffer_grow.
+bool buffer_pad(struct buffer *buffer, size_t size);
+
 // Appends a text of less than 512 bytes. False as buffer_grow, and where it is longer.
 __attribute__((format(printf, 2, 3))) bool buffer_print(struct buffer *buffer, const char *format, ...);
 

@@ -94,19 +94,17 @@ static size_t padding_of(const struct job *job) {
 // Memory follows what has arrived, not what a head announces, but for what lies ready: else a few idle sockets would
 // hold all of it.
 static void reserve_body(struct job *job, const struct head *head) {
-    static const unsigned char padding[BUFFER_ALIGNMENT] = {0};
     const size_t before = padding_of(job), limit = body_limit(job);
-    if (head->has_length && head->length < SIZE_MAX) job->announced = (size_t)head->length;
-    const size_t room = head->length < FIRST_ROOM ? (size_t)head->length : FIRST_ROOM;
     if (head->has_length && head->length > limit) {
         msg_fail(&job->error, MSG_BODY_TOO_LARGE, NULL, "the body has %" PRIu64 " bytes, the limit is %zu",
                  head->length, limit);
         return;
     }
+    job->announced = head->has_length ? (size_t)head->length : 0;
     const size_t whole = before + job->announced;
-    const bool ready = head->has_length && buffer_reserve_spare(&job->body, whole, whole + whole / 4);
-    if ((head->has_length && !ready && !buffer_reserve(&job->body, before + room)) ||
-        !buffer_append(&job->body, padding, before)) {
+    const size_t first = before + (job->announced < FIRST_ROOM ? job->announced : FIRST_ROOM);
+    const bool ready = buffer_reserve_spare(&job->body, whole, whole + whole / 4);
+    if ((!ready && !buffer_reserve(&job->body, first)) || !buffer_pad(&job->body, before)) {
         msg_fail(&job->error, MSG_MEMORY_FULL, NULL, "the body does not fit what is left of the memory budget");
     }
 }

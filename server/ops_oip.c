@@ -132,9 +132,8 @@ static bool decode_body(struct job *job) {
     const enum coding coding = job->forms.body_coding;
     struct buffer *const plain = &job->call.body;
     if (coding == CODING_NONE) return true;
-    static const unsigned char spaces[BUFFER_ALIGNMENT] = {0};
     plain->budget = job->service->memory;
-    if (!buffer_append(plain, spaces, job->forms.padding))
+    if (!buffer_pad(plain, job->forms.padding))
         return msg_fail(&job->error, MSG_MEMORY_FULL, NULL, "the body does not fit what is left of the memory budget");
     if (!coding_decode(plain, &job->body, coding, job->service->max_body, &job->error)) return false;
     buffer_move(&job->body, plain);
