@@ -407,6 +407,8 @@ def test_statistics():
     client.backward("/v1/layers/oip", reference.nest(DOUT, SHAPE), x=reference.nest(X, SHAPE))
     for path in (model + "/infer", "/v1/layers/oip/inference"):
         assert client.post(path, b"{").status == 400
+    for headers in ({"Origin": "http://a", "Content-Type": "text/plain"}, {"If-Match": '"other"'}):  # with the head
+        assert client.post(model + "/infer", b"{", headers).status in (412, 415)
     spent = (time.time() - began) * 1e9
     second = stats()
     times = second["inference_stats"]
