@@ -88,6 +88,9 @@ struct oip_stats {
     uint64_t bytes; // of memory that the layer takes
 };
 
+// A layer takes no more of either list.
+#define OIP_LISTED_MAX ((size_t)1536)
+
 // {"model_stats": [...]}: begin, each with its index, end.
 bool oip_begin_stats(struct buffer *out);
 bool oip_put_stats(struct buffer *out, const struct oip_stats *stats, size_t index);

@@ -76,10 +76,14 @@ struct batch {
     bool tracks;
 };
 
-// States on their way to the client; see stream.h.
+struct stream_list;
+
+// States, or a list of layers, on their way to the client; see stream.h.
 struct stream {
+    const struct stream_list *list;  // how layers are listed; NULL: states are sent
+    char listed[MSG_NAME_MAX + 1];   // the last of them
     struct registry_item *items;     // of a snapshot: owned, each state until it was sent; NULL: one state
-    size_t count, next;              // of one state: 0, and whether it was written in this pass
+    size_t count, next;              // of one state: 0, and whether it was written in this pass; of a list: next alone
     const struct layer_state *state; // borrowed from the job
     struct json_progress progress;   // of the state at hand
     bool named;                      // its name was written

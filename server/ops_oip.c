@@ -6,6 +6,7 @@
 #include "batch.h"
 #include "ops.h"
 #include "reply.h"
+#include "stream.h"
 #include "times.h"
 #include "version.h"
 #include "../proto/oip.h"
@@ -78,38 +79,28 @@ enum job_result ops_oip_stats(struct job *job) {
     return reply_with(job, 200, oip_begin_stats(out) && oip_put_stats(out, &stats, 0) && oip_end_stats(out));
 }
 
-static bool put_stats(struct buffer *out, const struct registry_item *item, size_t index) {
-    const struct oip_stats stats = describe(item->layer, item->state);
+static bool put_stats(struct buffer *out, const struct layer *layer, const struct layer_state *state, size_t index) {
+    const struct oip_stats stats = describe(layer, state);
     return oip_put_stats(out, &stats, index);
 }
 
-static bool put_index(struct buffer *out, const struct registry_item *item, size_t index) {
-    return oip_put_index(out, item->layer->name, index);
-}
-
-// All layers, each by `put`.
-static bool put_layers(struct job *job, bool (*put)(struct buffer *, const struct registry_item *, size_t)) {
-    struct registry_item *items = NULL;
-    size_t count = 0;
-    bool more = false;
-    if (!registry_list(job->service->registry, "", NULL, SIZE_MAX, &items, &count, &more)) return false;
-    bool ok = true;
-    for (size_t i = 0; i < count && ok; i++) ok = put(&job->reply.body, &items[i], i);
-    registry_items_free(&items, count);
-    return ok;
-}
+_Static_assert(OIP_LISTED_MAX <= JSON_PIECE_MIN, "there is room for what is written at a time");
 
 enum job_result ops_oip_all_stats(struct job *job) {
-    struct buffer *const out = &job->reply.body;
-    return reply_with(job, 200, oip_begin_stats(out) && put_layers(job, put_stats) && oip_end_stats(out));
+    static const struct stream_list list = {oip_begin_stats, put_stats, oip_end_stats, OIP_LISTED_MAX};
+    return stream_layers(job, &list);
 }
 
 // ---- the repository
 
+static bool put_index(struct buffer *out, const struct layer *layer, const struct layer_state *state, size_t index) {
+    (void)state;
+    return oip_put_index(out, layer->name, index);
+}
+
 enum job_result ops_oip_index(struct job *job) {
-    struct buffer *const out = &job->reply.body;
-    if (!oip_check_index(reply_request_body(job), &job->error)) return JOB_REPLY;
-    return reply_with(job, 200, oip_begin_index(out) && put_layers(job, put_index) && oip_end_index(out));
+    static const struct stream_list list = {oip_begin_index, put_index, oip_end_index, OIP_LISTED_MAX};
+    return oip_check_index(reply_request_body(job), &job->error) ? stream_layers(job, &list) : JOB_REPLY;
 }
 
 // A layer that is there is loaded.

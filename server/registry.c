@@ -109,6 +109,22 @@ void registry_items_free(struct registry_item **items, size_t count) {
     *items = NULL;
 }
 
+struct layer *registry_next(struct registry *registry, const char *name, const struct layer_state **state) {
+    struct layer *layer = NULL;
+    *state = NULL;
+    uv_rwlock_rdlock(&registry->lock);
+    size_t i = lower_bound(registry, name);
+    if (i < registry->count && strcmp(registry->slots[i]->name, name) == 0) i++;
+    while (i < registry->count && registry->slots[i]->state == NULL) i++;
+    if (i < registry->count) {
+        layer = registry->slots[i];
+        layer_ref(layer);
+        *state = layer_state_ref(layer->state);
+    }
+    uv_rwlock_rdunlock(&registry->lock);
+    return layer;
+}
+
 // The writer thread alone inserts and removes, so it may look without the lock.
 struct layer *registry_peek(struct registry *registry, const char *name) {
     return slot_of(registry, name);

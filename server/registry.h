@@ -60,6 +60,10 @@ bool registry_list(struct registry *registry, const char *prefix, const char *af
                    struct registry_item **items, size_t *count, bool *more);
 void registry_items_free(struct registry_item **items, size_t count);
 
+// The first layer whose name comes after `name` ("": of all) and its state, both with a reference for the caller; NULL
+// (and *state NULL) where there is none. Takes no memory.
+struct layer *registry_next(struct registry *registry, const char *name, const struct layer_state **state);
+
 // ---- for the writer thread
 
 // The slot of `name`, made invisible to readers where there is none yet; borrowed from the registry. NULL: no memory.

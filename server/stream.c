@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "stream.h"
 
+#include <string.h>
+
 #include "reply.h"
 #include "../proto/json.h"
 #include "../proto/safetensors.h"
@@ -84,6 +86,24 @@ static void json_piece(struct job *job) {
     }
 }
 
+// ---- pieces of a list
+
+static void list_piece(struct job *job) {
+    struct stream *const stream = &job->stream;
+    struct buffer *const out = &job->reply.body;
+    const struct layer_state *state = NULL;
+    struct layer *const layer = registry_next(job->service->registry, stream->listed, &state);
+    if (layer == NULL) {
+        stream->list->end(out);
+        stream->complete = true;
+        return;
+    }
+    stream->list->put(out, layer, state, stream->next++);
+    memcpy(stream->listed, layer->name, sizeof stream->listed);
+    layer_state_release(state);
+    layer_release(layer);
+}
+
 // ---- pieces of a file, which has all the states in each of its parts
 
 _Static_assert(SAFETENSORS_LAYER_MAX <= JSON_PIECE_MIN, "there is room for what is written at a time");
@@ -151,13 +171,21 @@ static bool measure(struct job *job) {
 
 // ---- replies
 
+static void write_next(struct job *job) {
+    if (job->stream.list != NULL) {
+        list_piece(job);
+    } else if (job->forms.writes == CODEC_SAFETENSORS) {
+        file_piece(job);
+    } else {
+        json_piece(job);
+    }
+}
+
 // Fills the rest of the piece.
 static void fill(struct job *job) {
     struct stream *const stream = &job->stream;
     struct buffer *const out = &job->reply.body;
-    while (!stream->complete && out->capacity - out->size >= JSON_PIECE_MIN) {
-        (job->forms.writes == CODEC_SAFETENSORS ? file_piece : json_piece)(job);
-    }
+    while (!stream->complete && out->capacity - out->size >= JSON_PIECE_MIN) write_next(job);
     if (stream->complete) stream_free(job);
 }
 
@@ -201,6 +229,14 @@ enum job_result stream_snapshot(struct job *job, const char *prefix) {
     }
     if (!measure(job) || !reserve(job, room, held)) return JOB_REPLY;
     if (job->forms.writes == CODEC_JSON) json_begin_snapshot(&job->reply.body);
+    return reply(job, 200);
+}
+
+enum job_result stream_layers(struct job *job, const struct stream_list *list) {
+    const size_t layers = registry_count(job->service->registry);
+    job->stream.list = list;
+    if (!reserve(job, layers * list->room + 2 * JSON_PIECE_MIN, 0)) return JOB_REPLY;
+    list->begin(&job->reply.body);
     return reply(job, 200);
 }
 

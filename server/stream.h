@@ -2,7 +2,7 @@
 //
 // Replies that consist of states, as JSON or as a safetensors file: encoded piece by piece while they are sent, so that
 // a reply takes the memory of one piece whatever the size of the states. What fits one piece is a reply like others,
-// with its length.
+// with its length. So are lists of all layers, which hold on to nothing.
 //
 // States that are being sent stay in memory, though their layers may have moved on. For longer replies they are charged
 // to an account of its own (service->sending), which is as large as the memory budget; when it is full, further ones
@@ -24,6 +24,18 @@ enum job_result stream_unchanged(struct job *job, const struct layer_state *stat
 
 // Replies with all states under the prefix as they are at this moment.
 enum job_result stream_snapshot(struct job *job, const char *prefix);
+
+// How layers are listed, each with its index: a function writes JSON_PIECE_MIN bytes at most.
+struct stream_list {
+    bool (*begin)(struct buffer *out);
+    bool (*put)(struct buffer *out, const struct layer *layer, const struct layer_state *state, size_t index);
+    bool (*end)(struct buffer *out);
+    size_t room; // that `put` takes at most
+};
+
+// Replies with all layers, by name. Not of one moment: each is looked up when its turn comes. Borrows the list for as
+// long as the job lives.
+enum job_result stream_layers(struct job *job, const struct stream_list *list);
 
 // Lets go of what the reply holds on to.
 void stream_free(struct job *job);

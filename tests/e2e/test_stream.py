@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Replies with states are sent in pieces: they may be longer than the memory budget, they are of one moment however
-slow the reader is, and what they hold on to is bounded and given back."""
+"""Replies with states, and lists of all layers, are sent in pieces: they may be longer than the memory budget. States are
+of one moment however slow the reader is, and what they hold on to is bounded and given back."""
 import json
 import signal
 import time
@@ -110,13 +110,53 @@ def test_states_are_not_bound_by_max_body():
         wire.problem(client.post(path + "/inference", b'{"x":[]}' + b" " * 65536), 413, "body_too_large")
 
 
+def test_lists_longer_than_the_budget():
+    """Statistics and index of 20 000 layers, some 12 and 4 MB; the budget is 4 MiB."""
+    with harness.Server("--durability", "none", "--memory-budget", "4M") as server:
+        client = server.api()
+        names = [f"layer{i:05}.{'x' * 110}" for i in range(20_000)]
+        state = {"gamma": None, "beta": None, "running_mean": None, "running_var": None, "num_batches_tracked": None,
+                 "layer": {"num_features": 1, "affine": False, "track_running_stats": False}}
+        for i in range(0, len(names), 2000):
+            client.ok("PUT", "/v1/snapshot", {"layers": {name: state for name in names[i:i + 2000]}})
+        before = peak_kib(server)
+        for _ in range(3):
+            stats = client.get("/v2/models/stats")
+            assert stats.status == 200 and len(stats.body) > 8 * MIB and "content-length" not in stats.headers, stats
+            index = client.post("/v2/repository/index", b"")
+            assert index.status == 200 and len(index.body) > 3 * MIB, index
+        assert peak_kib(server) - before < 2048 or harness.SCALE < 1, f"{before} KiB, then {peak_kib(server)} KiB"
+        assert [entry["name"] for entry in stats.json["model_stats"]] == names
+        assert [entry["name"] for entry in index.json] == names
+
+
+def test_lists_that_change_meanwhile():
+    """What is there all the time is listed once; what comes or goes may be."""
+    with harness.Server("--durability", "none") as server:
+        client = server.api()
+        names = [f"layer{i:04}" for i in range(2000)]
+        client.ok("PUT", "/v1/snapshot", {"layers": {name: {
+            "gamma": [1], "beta": [0], "running_mean": [0], "running_var": [1], "num_batches_tracked": 0,
+            "layer": {"num_features": 1}} for name in names}})
+        with wire.connect(server, harness.seconds(60)) as s:
+            s.sendall(b"GET /v2/models/stats HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            start = s.recv(1000)
+            for name in names[1::2]:
+                assert client.delete("/v1/layers/" + name).status == 204
+            client.layer("alate")
+            client.layer("zlate")
+            _, body = joined(start + read_on(s))
+        got = [entry["name"] for entry in json.loads(body)["model_stats"]]
+        assert got == sorted(set(got)) and set(names[::2]) <= set(got) <= {*names, "alate", "zlate"}, len(got)
+
+
 # ---- as HTTP has it
 
 def test_short_ones_have_a_length():
     with harness.Server("--durability", "none") as server:
         client = server.api()
         path = create(client, "short", 1000)
-        for target in (path + "/state", "/v1/snapshot"):
+        for target in (path + "/state", "/v1/snapshot", "/v2/models/stats"):
             got, head = client.get(target), client.request("HEAD", target)
             assert got.headers["content-length"] == head.headers["content-length"] == str(len(got.body)), got.headers
 

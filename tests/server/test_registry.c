@@ -268,11 +268,39 @@ static void test_many(void **state) {
     registry_free(&registry);
 }
 
+static void test_next(void **state) {
+    (void)state;
+    struct registry *registry = registry_new();
+    const struct layer_state *found = NULL;
+    assert_null(registry_next(registry, "", &found));
+    publish(registry, "b", state_of(1, 1));
+    publish(registry, "d", state_of(1, 2));
+    struct layer *const hidden = prepare(registry, "c", state_of(1, 3)); // not published
+    static const struct {
+        const char *after, *next;
+    } rows[] = {{"", "b"}, {"a", "b"}, {"b", "d"}, {"ba", "d"}, {"c", "d"}, {"d", NULL}, {"e", NULL}};
+    for (size_t i = 0; i < COUNT(rows); i++) {
+        struct layer *const layer = registry_next(registry, rows[i].after, &found);
+        assert_int_equal(layer == NULL, rows[i].next == NULL);
+        assert_int_equal(found == NULL, rows[i].next == NULL);
+        if (layer == NULL) continue;
+        assert_string_equal(layer->name, rows[i].next);
+        assert_ptr_equal(found, layer->state);
+        assert_int_equal(layer->refs, 2);
+        assert_int_equal(found->refs, 2);
+        layer_state_release(found);
+        layer_release(layer);
+    }
+    registry_discard(registry, &hidden, 1);
+    registry_free(&registry);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_find),    cmocka_unit_test(test_pins),         cmocka_unit_test(test_counters),
         cmocka_unit_test(test_discard), cmocka_unit_test(test_publish_many), cmocka_unit_test(test_state_bytes),
         cmocka_unit_test(test_list),    cmocka_unit_test(test_each_slot),    cmocka_unit_test(test_many),
+        cmocka_unit_test(test_next),
     };
     return cmocka_run_group_tests_name("registry", tests, NULL, NULL);
 }
