@@ -12,6 +12,7 @@ import struct
 import threading
 
 import harness
+import test_wakeup
 import wire
 
 CLIENTS, LAYERS, TOTAL = 16, 8, 100_000
@@ -431,6 +432,47 @@ def test_calls_of_clients_that_leave_are_counted(rows):
         harness.wait_until(lambda: counts()[0] > 1, 20, "some are made")
         client.train(path, [[1] * 64] * (rows - 1) + [[2] * 64])
         harness.wait_until(lambda: len(set(counts())) == 1, 20, f"changes, counted, in the statistics: {counts()}")
+
+
+def all_read(port):
+    """True where the server has taken everything that was sent to it."""
+    with open("/proc/net/tcp", encoding="ascii") as f:
+        fields = [line.split() for line in f.readlines()[1:]]
+    return all(f[4].endswith(":00000000") for f in fields if f[1].endswith(f":{port:04X}") and f[3] != "0A")
+
+
+@harness.rows([("by closing", struct.pack("ii", 0, 0)), ("by a reset", struct.pack("ii", 1, 0))])
+def test_who_leaves_a_queue_is_not_served(linger):
+    """The two workers are held by large calls; those who wait behind them leave, but for one."""
+    leavers, held = 10, 4
+    with test_wakeup.one_io_thread() as server:
+        client = server.api()
+        path = client.layer("queue", num_features=64)
+        row = b"[" + b",".join(b"%d.25" % (i % 7) for i in range(64)) + b"]"
+        large = b'{"x":[' + b",".join([row] * harness.scaled(40_000, 4000) + [row.replace(b"25", b"75")]) + b"]}"
+        small = json.dumps({"x": [[i * 0.5 for i in range(64)]] * 100 + [[0] * 64]}).encode()
+        crowd = [wire.connect(server, harness.seconds(60)) for _ in range(held + leavers + 1)]
+        for s in crowd[:held]:
+            s.sendall(request("queue/train-forward", large))
+        for s in crowd[held:]:
+            s.sendall(request("queue/train-forward", small))
+        harness.wait_until(lambda: all_read(server.port), 20, "all calls have arrived")
+        for s in crowd[held:-1]:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            s.close()
+        for s in crowd[:held] + crowd[-1:]:
+            reply = wire.read_reply(s, harness.seconds(60))
+            assert reply.status == 200, reply
+            s.close()
+        assert client.version(path) == 1 + held + 1, "no call was computed for nobody"
+        counters = client.ok("GET", path)["counters"]
+        assert counters["train_forward"] == held + 1, counters
+
+        def counts():
+            stats = client.ok("GET", "/v2/models/queue/stats")["model_stats"][0]
+            return stats["inference_count"], stats["inference_stats"]["fail"]["count"]
+
+        harness.wait_until(lambda: counts() == (held + 1, leavers), 10, f"done and failed: {counts()}")
 
 
 def test_creating_and_deleting_the_same_name():
