@@ -343,14 +343,14 @@ def test_deadline():
             client.put("/v1/layers/late", {"num_features": 64})), 10, "a small call is in time once")
         path = "/v1/layers/" + reply.json["name"]
         body, _ = big_body(64, 24 * MIB)
-        reply = client.request("POST", path + "/train-forward", body)
+        reply = client.request("POST", path + "/train-forward", b'{"cache":true,' + body[1:])
         wire.problem(reply, 504, "deadline")
         wire.problem(client.request("POST", path + "/inference", body), 504, "deadline")
         got = harness.wait_until(lambda: (lambda r: r if r.status == 200 else None)(client.get(path + "/state")), 10,
                                  "a small call")
         assert got.json["version"] == 1 and got.json["num_batches_tracked"] == 0, got
         got = harness.wait_until(lambda: (lambda r: r if r.status == 200 else None)(client.get(path)), 10, "a small call")
-        assert not any(got.json["counters"].values()), got
+        assert not any(got.json["counters"].values()) and got.json["memory"]["cache_bytes"] == 0, got
 
 
 def test_body_that_stalls():

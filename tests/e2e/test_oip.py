@@ -334,9 +334,12 @@ def test_timeout():
     """A deadline of the client's own; nothing is changed after it."""
     client, model = create()
     values = [float(i % 5) for i in range(30000)]
-    body, headers = request([tensor("x", [10000, 3], values)], parameters={"mode": "train-forward", "timeout": 1})
-    problem(client.post(model + "/infer", body, headers), 504, "deadline", "nothing was changed")
-    assert client.version("/v1/layers/oip") == 1
+    for parameters in ({}, {"cache": True}):
+        body, headers = request([tensor("x", [10000, 3], values)],
+                                parameters={"mode": "train-forward", "timeout": 1, **parameters})
+        problem(client.post(model + "/infer", body, headers), 504, "deadline", "nothing was changed")
+        layer = client.ok("GET", "/v1/layers/oip")
+        assert layer["version"] == 1 and layer["memory"]["cache_bytes"] == 0, layer
     infer(client, model, [tensor("x", SHAPE, X)], parameters={"timeout": 60_000_000})
 
 
