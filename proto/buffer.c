@@ -12,6 +12,25 @@
 // Below this, what a trim would give back is not worth moving the bytes for.
 #define TRIM_WORTH ((size_t)16 * 1024)
 
+static _Thread_local struct {
+    const struct budget *budget;
+    ptrdiff_t held; // negative where memory of others was released
+    size_t wanted;
+} watch;
+
+static void charged(const struct budget *budget, size_t bytes) {
+    if (budget != watch.budget) return;
+    watch.held += (ptrdiff_t)bytes;
+    watch.wanted = 0;
+}
+
+// Returns false.
+static bool refuse(const struct budget *budget, size_t bytes) {
+    const size_t held = watch.held > 0 ? (size_t)watch.held : 0;
+    if (budget == watch.budget) watch.wanted = bytes > SIZE_MAX - held ? SIZE_MAX : held + bytes;
+    return false;
+}
+
 static bool try_charge(struct budget *budget, size_t bytes) {
     size_t used = atomic_load_explicit(&budget->used, memory_order_relaxed);
     do {
@@ -21,17 +40,44 @@ static bool try_charge(struct budget *budget, size_t bytes) {
     return true;
 }
 
-bool budget_charge(struct budget *budget, size_t bytes) {
-    if (budget == NULL || try_charge(budget, bytes)) return true;
-    if (bytes > budget->limit || budget->reclaim == NULL) return false;
-    while (budget->reclaim(budget->context, bytes)) {
+// What is reclaimed was not of the request that is watched.
+static bool reclaim(struct budget *budget, size_t bytes) {
+    if (budget->reclaim == NULL) return false;
+    const ptrdiff_t held = watch.held;
+    const bool any = budget->reclaim(budget->context, bytes);
+    watch.held = held;
+    return any;
+}
+
+static bool charge(struct budget *budget, size_t bytes) {
+    if (try_charge(budget, bytes)) return true;
+    while (bytes <= budget->limit && reclaim(budget, bytes)) {
         if (try_charge(budget, bytes)) return true;
     }
     return false;
 }
 
+bool budget_charge(struct budget *budget, size_t bytes) {
+    if (budget == NULL) return true;
+    if (!charge(budget, bytes)) return refuse(budget, bytes);
+    charged(budget, bytes);
+    return true;
+}
+
 void budget_release(struct budget *budget, size_t bytes) {
-    if (budget != NULL) atomic_fetch_sub_explicit(&budget->used, bytes, memory_order_relaxed);
+    if (budget == NULL) return;
+    atomic_fetch_sub_explicit(&budget->used, bytes, memory_order_relaxed);
+    if (budget == watch.budget) watch.held -= (ptrdiff_t)bytes;
+}
+
+void budget_watch(const struct budget *budget, size_t held) {
+    watch.budget = budget;
+    watch.held = (ptrdiff_t)held;
+    watch.wanted = 0;
+}
+
+size_t budget_wanted(void) {
+    return watch.wanted;
 }
 
 // Where the data begin within an allocation, so that they are aligned.
@@ -90,7 +136,8 @@ bool buffer_reserve(struct buffer *buffer, size_t capacity) {
     if (capacity <= buffer->capacity || buffer_reserve_spare(buffer, capacity, capacity + capacity / 4)) return true;
     const size_t more = capacity - buffer->capacity;
     buffer->refused = capacity;
-    if (capacity > PTRDIFF_MAX - BUFFER_ALIGNMENT || !budget_charge(buffer->budget, more)) return false;
+    if (capacity > PTRDIFF_MAX - BUFFER_ALIGNMENT) return refuse(buffer->budget, more);
+    if (!budget_charge(buffer->budget, more)) return false;
     const bool borrowed = buffer->memory == NULL && buffer->size > 0;
     if (!(borrowed ? copy : resize)(buffer, capacity)) {
         budget_release(buffer->budget, more);
@@ -107,7 +154,7 @@ bool buffer_grow(struct buffer *buffer, size_t more) {
     if (buffer->size <= buffer->capacity && more <= buffer->capacity - buffer->size) return true;
     if (more > PTRDIFF_MAX - buffer->size) {
         buffer->refused = SIZE_MAX;
-        return false;
+        return refuse(buffer->budget, more);
     }
     const size_t need = buffer->size + more;
     for (size_t i = 0; i < sizeof shares / sizeof shares[0]; i++) {

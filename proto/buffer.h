@@ -25,6 +25,14 @@ struct budget {
 bool budget_charge(struct budget *budget, size_t bytes);
 void budget_release(struct budget *budget, size_t bytes);
 
+// From here on what this thread charges to the budget and releases is counted, beyond the bytes that it holds already:
+// while it works on one request, that is what the request takes.
+void budget_watch(const struct budget *budget, size_t held);
+
+// What the request would take by now, had the last charge not failed; 0 where it did not. What is more than the whole
+// budget never fits.
+size_t budget_wanted(void);
+
 // A zeroed buffer with `budget` set is an empty one. One owner at a time. A borrowed one (buffer_borrow) has data and
 // size, which are another buffer's, but no capacity: nothing of it is freed, and where it grows it copies.
 struct buffer {

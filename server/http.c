@@ -291,7 +291,7 @@ static enum MHD_Result take_body(struct exchange *exchange, const char *data, si
     }
     if (!add_to_body(job, data, size)) {
         msg_fail(&job->error, MSG_MEMORY_FULL, NULL, "the body does not fit what is left of the memory budget");
-        job_judge_memory(job);
+        job_judge_memory(job, job->body.refused);
         return begin_discard(exchange) == MHD_YES ? discard(exchange, size) : MHD_NO;
     }
     job_read_ahead(job);

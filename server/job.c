@@ -83,48 +83,12 @@ bool job_too_late(struct job *job) {
     return true;
 }
 
-// What a buffer holds, or would if its last growth had not failed.
-static size_t wanted(const struct buffer *buffer) {
-    return buffer->refused > buffer->capacity ? buffer->refused : buffer->capacity;
-}
-
-static size_t add(size_t a, size_t b) {
-    return a > SIZE_MAX - b ? SIZE_MAX : a + b;
-}
-
-static size_t wanted_by_state(const struct msg_state *state) {
-    const struct msg_vector *const vectors[] = {&state->gamma, &state->beta, &state->running_mean, &state->running_var};
-    size_t bytes = 0;
-    for (size_t i = 0; i < sizeof vectors / sizeof vectors[0]; i++) bytes = add(bytes, wanted(&vectors[i]->values));
-    return bytes;
-}
-
-void job_judge_memory(struct job *job) {
-    if (job->error.code != MSG_MEMORY_FULL) return;
-    const struct buffer *const buffers[] = {
-        &job->body,
-        &job->reply.body,
-        &job->batch.values,
-        &job->batch.y.values,
-        &job->batch.dresidual,
-        &job->call.x.values,
-        &job->call.dout.values,
-        &job->call.residual.values,
-        &job->call.body,
-        &job->snapshot.storage,
-        &job->snapshot.body,
-        &job->snapshot.ignored_names,
-        &job->new_state.body,
-    };
-    size_t bytes = wanted_by_state(&job->new_state);
-    for (size_t i = 0; i < sizeof buffers / sizeof buffers[0]; i++) bytes = add(bytes, wanted(buffers[i]));
-    for (size_t i = 0; i < job->snapshot.count; i++)
-        bytes = add(bytes, wanted_by_state(&job->snapshot.entries[i].state));
-    if (bytes <= job->service->memory->limit) return;
+void job_judge_memory(struct job *job, size_t wanted) {
+    const size_t limit = job->service->memory->limit;
+    if (job->error.code != MSG_MEMORY_FULL || wanted <= limit) return;
     job->error.code = MSG_OK;
     msg_fail(&job->error, MSG_BODY_TOO_LARGE, NULL,
-             "the call takes more memory than the whole budget, %zu bytes; send it in parts",
-             job->service->memory->limit);
+             "the call takes more memory than the whole budget, %zu bytes; send it in parts", limit);
 }
 
 void job_count(struct job *job, _Atomic uint64_t *counter) {
@@ -142,9 +106,10 @@ static void count(struct job *job) {
 static enum job_result run(struct job *job) {
     if (job->error.code != MSG_OK || job_too_late(job)) return JOB_REPLY;
     times_mark(job, JOB_RUNS);
+    budget_watch(job->service->memory, job->body.capacity);
     const enum job_result result = job->route->run(job);
     if (result == JOB_COMMIT) times_mark(job, JOB_COMPUTED);
-    job_judge_memory(job);
+    job_judge_memory(job, budget_wanted());
     buffer_free(&job->body);
     if (!job->kept && job_too_late(job)) return JOB_REPLY;
     if (result == JOB_REPLY) count(job);

@@ -174,9 +174,9 @@ const char *job_parameter(const struct job *job, const char *name);
 // The job that a change is part of.
 struct job *job_of_change(struct change *change);
 
-// Where memory ran out (memory_full, which says: try again) though not even the whole budget would hold what the job
-// holds and asked for, says that instead (body_too_large).
-void job_judge_memory(struct job *job);
+// Where memory ran out (memory_full, which says: try again) though not even the whole budget would hold the bytes that
+// the job wanted, says that instead (body_too_large).
+void job_judge_memory(struct job *job, size_t wanted);
 
 // False where If-Match, or If-None-Match on a method other than GET, does not hold for `state` (NULL: no layer).
 bool job_precondition(const struct job *job, const struct layer_state *state, struct msg_error *error);

@@ -434,13 +434,6 @@ def test_calls_of_clients_that_leave_are_counted(rows):
         harness.wait_until(lambda: len(set(counts())) == 1, 20, f"changes, counted, in the statistics: {counts()}")
 
 
-def all_read(port):
-    """True where the server has taken everything that was sent to it."""
-    with open("/proc/net/tcp", encoding="ascii") as f:
-        fields = [line.split() for line in f.readlines()[1:]]
-    return all(f[4].endswith(":00000000") for f in fields if f[1].endswith(f":{port:04X}") and f[3] != "0A")
-
-
 @harness.rows([("by closing", struct.pack("ii", 0, 0)), ("by a reset", struct.pack("ii", 1, 0))])
 def test_who_leaves_a_queue_is_not_served(linger):
     """The two workers are held by large calls; those who wait behind them leave, but for one."""
@@ -456,7 +449,7 @@ def test_who_leaves_a_queue_is_not_served(linger):
             s.sendall(request("queue/train-forward", large))
         for s in crowd[held:]:
             s.sendall(request("queue/train-forward", small))
-        harness.wait_until(lambda: all_read(server.port), 20, "all calls have arrived")
+        harness.wait_until(lambda: wire.all_read(server), 20, "all calls have arrived")
         for s in crowd[held:-1]:
             s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             s.close()

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Limits of size, memory, queue and time: the client sees the refusal, nothing changes, and the server goes on."""
+import gzip
+import json
 import os
 import re
 import select
@@ -9,6 +11,7 @@ import subprocess
 import threading
 import time
 
+import files
 import harness
 import wire
 
@@ -274,6 +277,55 @@ def test_what_never_fits_is_not_asked_to_come_back(method, path, body):
             wire.problem(reply, 413, "body_too_large")
             assert "retry-after" not in reply.headers and "budget" in reply.json["detail"], reply
         assert client.infer("/v1/layers/wide", [[1] * 4])["version"] == 1
+
+
+def infer_json(count):
+    return b'{"inputs":[{"name":"x","shape":[%d,4],"datatype":"FP32","data":[%b]}]}' % (
+        count // 4, b",".join([b"1"] * count))
+
+
+def infer_binary(count):
+    text = json.dumps({"inputs": [{"name": "x", "shape": [count // 4, 4], "datatype": "FP32",
+                                   "parameters": {"binary_data_size": 4 * count}}],
+                       "parameters": {"binary_data_output": True}}).encode()
+    return text + bytes(4 * count), {"Inference-Header-Content-Length": str(len(text))}
+
+
+@harness.rows([
+    ("infer", "/v2/models/wide/infer", lambda: (infer_json(1_400_000), {})),
+    ("infer, coded", "/v2/models/wide/infer", lambda: (gzip.compress(infer_json(1_400_000)),
+                                                       {"Content-Encoding": "gzip"})),
+    ("infer, widened", "/v2/models/wide/infer", lambda: infer_binary(500_000)),
+    ("npy in Fortran order", "/v1/layers/wide/inference", lambda: (files.npy([150_000, 4], [0.0] * 600_000, fortran=True),
+                                                                   {"Content-Type": files.NPY})),
+    ("base64 with escapes", "/v1/layers/wide/inference",
+     lambda: (b'{"x":{"shape":[1,1],"dtype":"f32","base64":"\\u0041' + b"A" * 2_400_000 + b'"}}', {})),
+])
+def test_what_decoding_takes_beside_never_fits(path, request):
+    """Memory that is given back before the call ends is counted as well."""
+    with harness.Server("--durability", "none", "--memory-budget", "4M", "--max-body", "4M") as server:
+        client = server.api()
+        client.layer("wide", num_features=4, dtype="f64")
+        body, headers = request()
+        reply = client.post(path, body, headers)
+        wire.problem(reply, 413, "body_too_large", oip=path.startswith("/v2"))
+        assert "retry-after" not in reply.headers and "budget" in reply.json["detail"], reply
+        assert client.infer("/v1/layers/wide", [[1] * 4])["version"] == 1
+
+
+def test_what_fits_later_is_asked_to_come_back():
+    """The same call is refused with 503 while others hold memory that it needs, and served when they are gone."""
+    with harness.Server("--durability", "none", "--memory-budget", "4M", "--max-body", "4M") as server:
+        client = server.api()
+        client.layer("wide", num_features=4, dtype="f64")
+        body, headers = infer_binary(200_000)
+        with wire.connect(server) as s:
+            s.sendall(head("/v1/layers/wide/inference", 2 * MIB) + b" " * (2 * MIB - 1))
+            harness.wait_until(lambda: wire.all_read(server), 10, "the other body holds memory")
+            reply = client.post("/v2/models/wide/infer", body, headers)
+            wire.problem(reply, 503, "memory_full", oip=True)
+            assert int(reply.headers["retry-after"]) >= 1, reply.headers
+        harness.wait_until(lambda: client.post("/v2/models/wide/infer", body, headers).status == 200, 10, "room again")
 
 
 def test_a_layer_that_never_fits():

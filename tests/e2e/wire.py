@@ -155,6 +155,13 @@ def connect(server, timeout=20.0):
     return s
 
 
+def all_read(server):
+    """True where the server has taken everything that was sent to it."""
+    with open("/proc/net/tcp", encoding="ascii") as f:
+        fields = [line.split() for line in f.readlines()[1:]]
+    return all(f[4].endswith(":00000000") for f in fields if f[1].endswith(f":{server.port:04X}") and f[3] != "0A")
+
+
 def read_all(s, timeout):
     """Everything until the peer closes; returns (bytes, whether it closed within `timeout` seconds)."""
     got, end = bytearray(), time.monotonic() + timeout
