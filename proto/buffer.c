@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "spare.h"
 
@@ -95,11 +97,28 @@ static void give_back(void *memory, size_t capacity) {
     if (capacity < SPARE_LEAST || !spare_give(memory, capacity)) free(memory);
 }
 
+// A fault for each page of a new block takes longer than to fill it. Where the system gives huge pages to who asks, it
+// is asked; from this size on malloc maps each block apart, so that what it is asked for is all of a mapping, which can
+// still grow and move as one.
+#define HUGE_LEAST ((size_t)4 * 1024 * 1024)
+
+static void ask_for_huge_pages(void *memory, size_t size) {
+#ifdef MADV_HUGEPAGE
+    const uintptr_t page = (uintptr_t)getpagesize(), at = (uintptr_t)memory;
+    const uintptr_t start = at & ~(page - 1), end = (at + size + page - 1) & ~(page - 1);
+    if (size >= HUGE_LEAST) madvise((void *)start, end - start, MADV_HUGEPAGE);
+#else
+    (void)memory;
+    (void)size;
+#endif
+}
+
 // realloc moves large blocks by their pages, not their bytes, so that old and new need not be there at once.
 static bool resize(struct buffer *buffer, size_t capacity) {
     const size_t old = offset_in(buffer->memory);
     unsigned char *const memory = realloc(buffer->memory, capacity + BUFFER_ALIGNMENT - 1);
     if (memory == NULL) return false;
+    if (capacity > buffer->capacity) ask_for_huge_pages(memory, capacity + BUFFER_ALIGNMENT - 1);
     const size_t new = offset_in(memory);
     if (new != old && buffer->size > 0) memmove(memory + new, memory + old, buffer->size);
     set_memory(buffer, memory, capacity);

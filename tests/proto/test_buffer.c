@@ -5,12 +5,22 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "../../proto/buffer.h"
+
+// Sanitizers have a heap of their own.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+enum { HEAP_REPLACED = 1 };
+#else
+enum { HEAP_REPLACED = 0 };
+#endif
 
 static bool no_memory;
 
@@ -316,6 +326,45 @@ static void test_move(void **state) {
     assert_int_equal(budget.used, 0);
 }
 
+// Whether the mapping that holds `data` asks for huge pages, and how long it is.
+static bool is_huge(const void *data, size_t *size) {
+    FILE *const file = fopen("/proc/self/smaps", "r");
+    char line[512];
+    bool huge = false, mine = false;
+    assert_non_null(file);
+    while (fgets(line, sizeof line, file) != NULL) {
+        uintptr_t start, end;
+        if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " ", &start, &end) == 2) {
+            mine = start <= (uintptr_t)data && (uintptr_t)data < end;
+            if (mine) *size = end - start;
+        } else if (mine && strncmp(line, "VmFlags:", 8) == 0) {
+            huge = strstr(line, " hg") != NULL;
+        }
+    }
+    fclose(file);
+    return huge;
+}
+
+// A large block asks for huge pages as one mapping, so that it can grow without a copy.
+static void test_huge_pages(void **state) {
+    (void)state;
+    if (HEAP_REPLACED || access("/sys/kernel/mm/transparent_hugepage", F_OK) != 0) {
+        print_message("# skipped: this heap, or this system, has no huge pages\n");
+        skip();
+    }
+    struct buffer buffer = {0};
+    size_t size = 0;
+    fill(&buffer, 1000000);
+    assert_false(is_huge(buffer.data, &size));
+    for (size_t capacity = (size_t)8 << 20; capacity <= (size_t)32 << 20; capacity *= 2) {
+        assert_true(buffer_reserve(&buffer, capacity));
+        assert_true(is_huge(buffer.data, &size) && is_huge(buffer.data + capacity - 1, &size));
+        assert_true(size >= capacity);
+    }
+    for (size_t k = 0; k < buffer.size; k++) assert_int_equal(buffer.data[k], (unsigned char)k);
+    buffer_free(&buffer);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_budget),
@@ -329,6 +378,7 @@ int main(void) {
         cmocka_unit_test(test_long_growth),
         cmocka_unit_test(test_borrowed),
         cmocka_unit_test(test_move),
+        cmocka_unit_test(test_huge_pages),
     };
     return cmocka_run_group_tests_name("buffer", tests, NULL, NULL);
 }
