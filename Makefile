@@ -94,6 +94,7 @@ LINTED = $(sort $(wildcard $(foreach d,kernels proto server tests tests/kernels 
 lint: ## layout and static analysis; every finding is an error
 	@deploy/deps build test lint
 	@clang-format --dry-run -Werror $(LINTED)
+	@! grep -nE '^.{121,}' $(LINTED) $(wildcard kernels/*.inc)
 	@printf '%s\n' $(KERNELS) $(PROTO) $(SERVER) | \
 	  xargs -P $(shell nproc) -n 1 sh -c 'clang-tidy --quiet "$$0" -- -std=c17 -D_GNU_SOURCE -I. 2>/dev/null'
 

@@ -96,8 +96,8 @@ static inline bool bn_cut_spreads(const struct bn_cut *cut) {
 void bn_spread_floats(float *columns, const float *channels, const struct bn_cut *cut, const struct bn_block *block);
 void bn_spread_doubles(double *columns, const double *channels, const struct bn_cut *cut, const struct bn_block *block);
 
-// The reverse for sums. Planes: position i of a plane goes to lane i % BN_LANES, in order, and the lanes are added up as
-// a tree. Joined rows: one after another.
+// The reverse for sums. Planes: position i of a plane goes to lane i % BN_LANES, in order, and the lanes are added up
+// as a tree. Joined rows: one after another.
 void bn_fold(double *channels, const double *columns, const struct bn_cut *cut, const struct bn_block *block);
 
 // Adds arrays.

@@ -170,8 +170,8 @@ void bn_gradient_affine(double *dgamma, double *dbeta, const struct bn_gradient_
 // Gradients of bn_normalize with x's own batch statistics, which norm must hold (mean, mean_lo, var = m2 / count): they
 // are functions of x and are differentiated too. With xhat = (x - mean) * invstd, n values per channel:
 //   dbeta[c] = sum g;  dgamma[c] = sum g * xhat;  dx = gamma * invstd * (g - dbeta / n - xhat * dgamma / n).
-// The bits of bn_gradient_sums and bn_gradient_apply. Sums are in double, dx in the tensor's type. An empty tensor gives
-// zeros. norm->beta is read only where `post` has an activation.
+// The bits of bn_gradient_sums and bn_gradient_apply. Sums are in double, dx in the tensor's type. An empty tensor
+// gives zeros. norm->beta is read only where `post` has an activation.
 // Source: arXiv 1502.03167, section 3, the chain rule, simplified as in PyTorch's batch_norm_backward.
 BN_MUST_CHECK enum bn_status bn_backward(const struct bn_gradients *gradients, const void *dout, const void *x,
                                          enum bn_dtype dtype, struct bn_shape shape, const struct bn_norm *norm,

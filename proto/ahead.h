@@ -2,10 +2,10 @@
 //
 // Reading ahead: the number arrays of a JSON text are read while the text arrives.
 //
-// The walk over a message (scan.h) wants the whole text, but nearly all of its time goes into arrays of numbers, and those
-// can be read as far as they have come. Where the walk meets an array that was begun so, it goes on behind what was read.
-// Nothing else depends on it: what is wrong in an array, or not of the type that the walk asks for, the walk reads again
-// itself, and says what it is.
+// The walk over a message (scan.h) wants the whole text, but nearly all of its time goes into arrays of numbers, and
+// those can be read as far as they have come. Where the walk meets an array that was begun so, it goes on behind what
+// was read. Nothing else depends on it: what is wrong in an array, or not of the type that the walk asks for, the walk
+// reads again itself, and says what it is.
 #ifndef NORMD_PROTO_AHEAD_H
 #define NORMD_PROTO_AHEAD_H
 
@@ -20,8 +20,8 @@
 // One text that arrives. One thread at a time.
 struct ahead;
 
-// The arrays are read as `dtype`. length: what the text will have; 0: not known. budget: what the values are charged to;
-// borrowed. NULL: no memory.
+// The arrays are read as `dtype`. length: what the text will have; 0: not known. budget: what the values are charged
+// to; borrowed. NULL: no memory.
 struct ahead *ahead_new(enum bn_dtype dtype, size_t length, struct budget *budget);
 
 // Reads on, as far as values are complete. `text` is the text from its start, of which `length` bytes have come; it may

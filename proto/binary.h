@@ -15,10 +15,10 @@
 // Elements are taken and sent as they lie in memory, and the wire is little-endian.
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the binary forms need a little-endian machine");
 
-// Makes a tensor, whose dim, rank, count and wire are set, of its elements at `at` in the body: in their place, or, where
-// they are wider in `dtype`, in memory of its own that is charged to `budget`. Elements that are not aligned are moved
-// down, but not below *floor: bytes from there on to `at` must be of no use any more. *floor is set to where in the body
-// the tensor ends, if it lies there. False where `error` was filled in; `name` is what it calls the tensor.
+// Makes a tensor, whose dim, rank, count and wire are set, of its elements at `at` in the body: in their place, or,
+// where they are wider in `dtype`, in memory of its own that is charged to `budget`. Elements that are not aligned are
+// moved down, but not below *floor: bytes from there on to `at` must be of no use any more. *floor is set to where in
+// the body the tensor ends, if it lies there. False where `error` was filled in; `name` is what it calls the tensor.
 bool binary_take(struct tensor *tensor, const struct buffer *body, size_t at, size_t *floor, enum bn_dtype dtype,
                  const char *name, struct budget *budget, struct msg_error *error);
 

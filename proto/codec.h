@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The forms in which requests and replies are written, one row each: what server/ knows of a codec. Each has a header of
-// its own (json.h, npy.h, safetensors.h, oip.h), which says how it writes what; here is what they have in common.
+// The forms in which requests and replies are written, one row each: what server/ knows of a codec. Each has a header
+// of its own (json.h, npy.h, safetensors.h, oip.h), which says how it writes what; here is what they have in common.
 //
-// Decoders return false where `error` was filled in; what they allocated is in the message all the same. Encoders append
-// to `out` what they write, put into `extra` what is sent from its place, and return false where `out` cannot grow. Only
-// errors of the JSON form have a pointer. Any thread.
+// Decoders return false where `error` was filled in; what they allocated is in the message all the same. Encoders
+// append to `out` what they write, put into `extra` what is sent from its place, and return false where `out` cannot
+// grow. Only errors of the JSON form have a pointer. Any thread.
 #ifndef NORMD_PROTO_CODEC_H
 #define NORMD_PROTO_CODEC_H
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Private to the codecs that hold JSON: fields of messages by table, and the small rest of a body, which jansson parses.
+// Private to the codecs that hold JSON: fields of messages by table, and the small rest of a body, which jansson
+// parses.
 #ifndef NORMD_PROTO_JSON_FIELDS_H
 #define NORMD_PROTO_JSON_FIELDS_H
 

@@ -257,8 +257,8 @@ struct msg_call {
 void msg_call_free(struct msg_call *call);
 
 // Of a call whose pass is to be kept, cuts off what the elements of its tensors do not need. A residual without an
-// activation gets memory of its own, for backward needs none: it can be freed before. Where there is no memory for that,
-// the residual stays where it is.
+// activation gets memory of its own, for backward needs none: it can be freed before. Where there is no memory for
+// that, the residual stays where it is.
 void msg_call_trim(struct msg_call *call);
 
 // Fields of a call that stand in the query of the request, since its body is one tensor. Borrowed.

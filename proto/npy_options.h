@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Private to the npy codec: the fields of a call that stand in the query. Their names are those of the JSON fields, with
-// step_lr and step_weight_decay for step, and dtype for how elements are to be read.
+// Private to the npy codec: the fields of a call that stand in the query. Their names are those of the JSON fields,
+// with step_lr and step_weight_decay for step, and dtype for how elements are to be read.
 #ifndef NORMD_PROTO_NPY_OPTIONS_H
 #define NORMD_PROTO_NPY_OPTIONS_H
 

@@ -19,9 +19,9 @@ enum number_status {
 enum number_status number_read_f32(float *value, const char **text, const char *end);
 enum number_status number_read_f64(double *value, const char **text, const char *end);
 
-// Reads numbers that stand with a comma between each two of them, and with white space or without: the one at *text, and
-// so on up to `room` of them, or up to what is not a number that fits the type. Sets *text behind the last one that was
-// read, and returns how many those are; 0 leaves *text as it was.
+// Reads numbers that stand with a comma between each two of them, and with white space or without: the one at *text,
+// and so on up to `room` of them, or up to what is not a number that fits the type. Sets *text behind the last one that
+// was read, and returns how many those are; 0 leaves *text as it was.
 size_t number_read_run_f32(float *values, size_t room, const char **text, const char *end);
 size_t number_read_run_f64(double *values, size_t room, const char **text, const char *end);
 
@@ -32,10 +32,10 @@ size_t number_read_run_f64(double *values, size_t room, const char **text, const
 // Bytes behind the end of the text that a write may touch as well.
 #define NUMBER_SLACK 32
 
-// Writes the finite `value` at `out` (room for NUMBER_*_MAX + NUMBER_SLACK bytes, no NUL) and returns the end of the text. Of the
-// texts that read back to the same bits it is the closest of the shortest in digits (Giulietti, "The Schubfach way to
-// render doubles"), laid out plainly (150, 0.25) or with an exponent (1e3, 2.5e-7), whichever is shorter, plainly where
-// both are equally long. Minus zero is -0.0.
+// Writes the finite `value` at `out` (room for NUMBER_*_MAX + NUMBER_SLACK bytes, no NUL) and returns the end of the
+// text. Of the texts that read back to the same bits it is the closest of the shortest in digits (Giulietti, "The
+// Schubfach way to render doubles"), laid out plainly (150, 0.25) or with an exponent (1e3, 2.5e-7), whichever is
+// shorter, plainly where both are equally long. Minus zero is -0.0.
 char *number_write_f32(char *out, float value);
 char *number_write_f64(char *out, double value);
 

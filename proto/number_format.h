@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What number_read.c and number_write.c share besides the powers of ten: the types as formats, and products of 128 bits.
+// What number_read.c and number_write.c share besides the powers of ten: the types as formats, and products of 128
+// bits.
 #ifndef NORMD_PROTO_NUMBER_FORMAT_H
 #define NORMD_PROTO_NUMBER_FORMAT_H
 

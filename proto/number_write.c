@@ -97,7 +97,8 @@ static const uint64_t powers_of_10[] = {1,
 
 #define EIGHT_ZEROS UINT64_C(0x3030303030303030)
 
-// The digits of x < 10^8, each a byte of its value, the first one lowest: halves, quarters and single ones side by side.
+// The digits of x < 10^8, each a byte of its value, the first one lowest: halves, quarters and single ones side by
+// side.
 ALWAYS_INLINE uint64_t split_eight(uint32_t x) {
     uint64_t v = x / 10000 | (uint64_t)(x % 10000) << 32;
     const uint64_t hundreds = v * 10486 >> 20 & 0x7f0000007f;
@@ -142,8 +143,8 @@ ALWAYS_INLINE void put_sixteen(char *out, uint128 characters, bool narrow) {
 }
 
 // d.ddd * 10^e without exponent, -5 < e < 24. On which side of the point the digits begin is hard to predict too: every
-// layout is the digits behind zeros, then what follows the point again, one byte on, then the point. A whole number ends
-// before that.
+// layout is the digits behind zeros, then what follows the point again, one byte on, then the point. A whole number
+// ends before that.
 ALWAYS_INLINE char *write_plain(char *out, struct text text, bool narrow) {
     const int e = text.exponent;
     const unsigned small = (unsigned)(e >> 31), zeros = (unsigned)(1 - e) & small, whole = (unsigned)e & ~small;

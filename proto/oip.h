@@ -3,10 +3,10 @@
 // The Open Inference Protocol (KServe V2) with Triton's binary tensor extension: a layer is a model, its version always
 // "1". An infer request is a call whose kind stands in its parameter `mode`: inference (the default), train-forward or
 // backward. Inputs are x, dout and residual, outputs y, batch_mean and batch_var, or dx, dgamma, dbeta and dresidual;
-// those with a value for each channel are FP64 of shape [C], and [0] where the JSON form has null. Other fields of a call
-// are parameters: cache, channel_axis, activation, and of backward frozen (mode "inference" of the JSON form), lr and
-// weight_decay. Scalars of a reply are parameters of it, the version of the state as state_version.
-// The protocol: https://github.com/kserve/open-inference-protocol, and its extensions:
+// those with a value for each channel are FP64 of shape [C], and [0] where the JSON form has null. Other fields of a
+// call are parameters: cache, channel_axis, activation, and of backward frozen (mode "inference" of the JSON form), lr
+// and weight_decay. Scalars of a reply are parameters of it, the version of the state as state_version. The protocol:
+// https://github.com/kserve/open-inference-protocol, and its extensions:
 // https://github.com/triton-inference-server/server/tree/main/docs/protocol
 //
 // A tensor is JSON (`data`, flat or nested) or binary, each as its request says; y and dx have the datatype of x and

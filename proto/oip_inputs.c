@@ -74,8 +74,8 @@ static bool take_parameters(struct oip_input *input, struct scan *scan) {
     return ok;
 }
 
-// As f64, unless both the input and the layer are f32: a number is rounded to the type of the input, then to that of the
-// layer, as the elements of a binary input are.
+// As f64, unless both the input and the layer are f32: a number is rounded to the type of the input, then to that of
+// the layer, as the elements of a binary input are.
 static bool take_data(struct oip_input *input, struct scan *scan, enum bn_dtype dtype) {
     if (!input->has_datatype) return scan_skip(scan, &input->text);
     const bool plain = input->tensor.wire == WIRE_F32 && dtype == BN_F32;

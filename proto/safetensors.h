@@ -3,11 +3,11 @@
 // The safetensors codec: named tensors in one file, little-endian and in C order, behind a header in JSON.
 // The format: https://github.com/huggingface/safetensors#format
 //
-// A call has the tensors x, dout and residual, of F32, F64, F16 or BF16; a reply y, dx and dresidual, of the dtype of the
-// request's x (dout), and batch_mean, batch_var, dgamma and dbeta as F64. Other fields stand in __metadata__, each value
-// the JSON text of the field; so does null for a vector that there is not. A state has the names of PyTorch, NAME.weight,
-// .bias, .running_mean, .running_var as F64, .num_batches_tracked as I64 of shape [], and under NAME in __metadata__ the
-// configuration of the layer.
+// A call has the tensors x, dout and residual, of F32, F64, F16 or BF16; a reply y, dx and dresidual, of the dtype of
+// the request's x (dout), and batch_mean, batch_var, dgamma and dbeta as F64. Other fields stand in __metadata__, each
+// value the JSON text of the field; so does null for a vector that there is not. A state has the names of PyTorch,
+// NAME.weight, .bias, .running_mean, .running_var as F64, .num_batches_tracked as I64 of shape [], and under NAME in
+// __metadata__ the configuration of the layer.
 //
 // As all decoders and encoders (codec.h).
 #ifndef NORMD_PROTO_SAFETENSORS_H
@@ -47,8 +47,8 @@ bool safetensors_encode_backward(struct buffer *out, struct msg_extra *extra, co
 
 // States as one file, written piece by piece. Its header says how long it is and names every layer twice, before the
 // values come: so the states are given in the same order four times, first to safetensors_measure, then after
-// safetensors_begin for their metadata, after safetensors_begin_index for their tensors, and after safetensors_begin_data
-// for their values. Zeroed, it is a new one.
+// safetensors_begin for their metadata, after safetensors_begin_index for their tensors, and after
+// safetensors_begin_data for their values. Zeroed, it is a new one.
 struct safetensors_states {
     uint64_t header; // bytes so far
     uint64_t data;   // bytes of values so far, of the index at hand

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Private to the safetensors codec: the header of a file as two tables, of its tensors and of its metadata. The header is
-// walked once; no tree is built of it, so that a long one costs what its tables do.
+// Private to the safetensors codec: the header of a file as two tables, of its tensors and of its metadata. The header
+// is walked once; no tree is built of it, so that a long one costs what its tables do.
 #ifndef NORMD_PROTO_SAFETENSORS_FILE_H
 #define NORMD_PROTO_SAFETENSORS_FILE_H
 

@@ -35,8 +35,8 @@ static void sink_add(struct sink *sink, size_t n) {
     sink->count += n;
 }
 
-// "NaN", "Infinity" and "-Infinity", with escapes too, to the place `at`. NEST_REFUSED, without an error set: the string
-// is another one.
+// "NaN", "Infinity" and "-Infinity", with escapes too, to the place `at`. NEST_REFUSED, without an error set: the
+// string is another one.
 static enum nest_result read_special(struct scan *scan, void *at, struct sink *sink) {
     static const double values64[] = {(double)__builtin_nanf(""), (double)__builtin_inff(), -(double)__builtin_inff()};
     static const float values32[] = {__builtin_nanf(""), __builtin_inff(), -__builtin_inff()};

@@ -19,7 +19,8 @@ void spare_limit(size_t bytes);
 // Keeps a block that malloc gave, of so many usable bytes, to be taken again or freed. False: it stays the caller's.
 bool spare_give(void *memory, size_t size);
 
-// The smallest block of `least` to `most` bytes that is kept, now the caller's; returns its size, 0 where there is none.
+// The smallest block of `least` to `most` bytes that is kept, now the caller's; returns its size, 0 where there is
+// none.
 size_t spare_take(void **memory, size_t least, size_t most);
 
 // Frees what was not needed for a while; to be called now and then, with a clock that goes on.

@@ -204,8 +204,8 @@ bool job_start(struct job *job, void (*suspend)(struct job *job));
 // The body of an error reply, by the rules of the path.
 bool job_encode_error(struct buffer *out, const struct job *job);
 
-// Makes the reply of a job that was resumed, where that is still to do, and the body of an error; counts the job. Once for
-// each job that was started, whether or not somebody takes the reply. I/O thread.
+// Makes the reply of a job that was resumed, where that is still to do, and the body of an error; counts the job. Once
+// for each job that was started, whether or not somebody takes the reply. I/O thread.
 void job_finish(struct job *job);
 
 // A bounded queue of jobs and the threads that work on it.

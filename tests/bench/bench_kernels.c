@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// bench_kernels: the calls of kernels/ beside copies of the same memory, and beside other libraries. README.md says what
-// the columns mean. Exit status 1: something broke, or a peer computes something else; slowness is no error.
+// bench_kernels: the calls of kernels/ beside copies of the same memory, and beside other libraries. README.md says
+// what the columns mean. Exit status 1: something broke, or a peer computes something else; slowness is no error.
 #include <errno.h>
 #include <getopt.h>
 #include <math.h>

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The yardsticks: memcpy of a tensor, and the fastest copy known here: 8 streams with non-temporal stores. Threads share
-// a copy in equal parts; the caller also takes a part whose thread does not get to run. Helpers spin from the first copy
-// of a timing to the last, so that a copy is not charged for waking them, and sleep otherwise. A copy of less than 64
-// KiB for each thread is made by the caller alone, which is faster.
+// The yardsticks: memcpy of a tensor, and the fastest copy known here: 8 streams with non-temporal stores. Threads
+// share a copy in equal parts; the caller also takes a part whose thread does not get to run. Helpers spin from the
+// first copy of a timing to the last, so that a copy is not charged for waking them, and sleep otherwise. A copy of
+// less than 64 KiB for each thread is made by the caller alone, which is faster.
 #ifndef NORMD_BENCH_COPIES_H
 #define NORMD_BENCH_COPIES_H
 

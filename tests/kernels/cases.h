@@ -49,8 +49,8 @@ static inline size_t elements(struct bn_shape shape) {
     return shape.outer * shape.channels * shape.inner;
 }
 
-// Whether to run case number i, which would work on so many elements: of cases larger than `budget` only a part runs, and
-// in sanitizer builds a part of all, always the same.
+// Whether to run case number i, which would work on so many elements: of cases larger than `budget` only a part runs,
+// and in sanitizer builds a part of all, always the same.
 static inline bool chosen(uint64_t i, size_t elements, size_t budget) {
     static double scale = -1;
     if (scale < 0) scale = getenv("NORMD_TEST_SCALE") ? atof(getenv("NORMD_TEST_SCALE")) : 1;

@@ -86,7 +86,8 @@ static bool is_written(const char *text, const char *end, struct binary value, b
     return value.significand == 0 ? w.count == 0 : w.count > 0 && is_shortest(w.decimal, value);
 }
 
-// The same text in the middle of an array, whose other values must not matter, reads as the same: it takes another path.
+// The same text in the middle of an array, whose other values must not matter, reads as the same: it takes another
+// path.
 static const char following[] = ",98765432109876543210.98765432109876543210e98765432109876543210";
 
 static bool same_f32(const char *text, const char *end, enum number_status status, float value) {

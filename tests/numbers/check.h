@@ -12,8 +12,8 @@
 
 // Each returns whether all is right and says what is not. The value is finite.
 //
-// The text is as number.h promises (the digits the closest of the fewest, the layout the shorter one), reads back to the
-// same bits, and does so by libc too where that is asked for, which takes ten times as long.
+// The text is as number.h promises (the digits the closest of the fewest, the layout the shorter one), reads back to
+// the same bits, and does so by libc too where that is asked for, which takes ten times as long.
 bool check_write_f32(uint32_t bits, bool libc);
 bool check_write_f64(uint64_t bits, bool libc);
 

@@ -109,7 +109,8 @@ bool rounds_to(struct decimal decimal, struct binary value) {
 }
 
 // If one with fewer digits rounds to the value, then one of the two multiples of ten times the last digit's unit around
-// `d` does: all between it and `d` do, and where it is in the decade below, the power of ten between them has one digit.
+// `d` does: all between it and `d` do, and where it is in the decade below, the power of ten between them has one
+// digit.
 static bool has_fewest_digits(struct decimal d, struct binary value) {
     if (d.digits < 10) return true;
     const struct decimal down = {d.digits / 10, d.exponent + 1};

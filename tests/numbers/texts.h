@@ -14,8 +14,8 @@
 // Writes the index-th random decimal and returns it.
 struct decimal random_decimal(char text[static TEXT_SIZE], const struct work *work, uint64_t index);
 
-// Whether the middle between the value and the next one up reads as the even one of the two, and a hair beside as the one
-// on that side. The bits are those of a finite magnitude.
+// Whether the middle between the value and the next one up reads as the even one of the two, and a hair beside as the
+// one on that side. The bits are those of a finite magnitude.
 bool check_halfway_f64(uint64_t bits);
 bool check_halfway_f32(uint32_t bits);
 

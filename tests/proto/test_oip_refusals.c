@@ -179,7 +179,8 @@ static void test_binary_refusals(void **state) {
                    MSG_OVERFLOW, "/inputs/0", "element 2", "overflow");
 }
 
-// Every cut of a good request, in its JSON and in its tensors, with the header that it had and one that follows the cut.
+// Every cut of a good request, in its JSON and in its tensors, with the header that it had and one that follows the
+// cut.
 static void test_truncations(void **state) {
     (void)state;
     static const char json[] = "{" MODE("backward") "\"id\":\"a\",\"outputs\":[{\"name\":\"dx\"}],\"inputs\":[" INPUT(

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What the Open Inference Protocol is answered: outputs as JSON and binary, parameters, rooms, errors; and what it tells
-// of server, models and repository.
+// What the Open Inference Protocol is answered: outputs as JSON and binary, parameters, rooms, errors; and what it
+// tells of server, models and repository.
 #include "encoded.h"
 
 #include "../../proto/oip.h"

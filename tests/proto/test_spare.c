@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Blocks that are kept for the next buffer: which one is taken, what is too much, what is too old; and buffers that live
-// on them.
+// Blocks that are kept for the next buffer: which one is taken, what is too much, what is too old; and buffers that
+// live on them.
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
