@@ -159,22 +159,29 @@ static bool measure(double ns[CONTENDERS][ROUNDS], struct job *job) {
     return true;
 }
 
-static void print(const struct data *data, const struct job *job, double ns[CONTENDERS][ROUNDS]) {
+struct figures {
+    double read_ns, read_ratio, write_ns, write_ratio; // a ratio is jansson's time by ours
+};
+
+static struct figures figures_of(double ns[CONTENDERS][ROUNDS]) {
     double read_ratio[ROUNDS], write_ratio[ROUNDS];
     for (int i = 0; i < ROUNDS; i++) {
         read_ratio[i] = ns[READ_JANSSON][i] / ns[READ_OURS][i];
         write_ratio[i] = ns[WRITE_JANSSON][i] / ns[WRITE_OURS][i];
     }
-    printf("| %s | %.1f | %.1f | %.1f | %.1f | %.1f |\n", data->name, (double)job->text.size / VALUES,
-           median(ns[READ_OURS]), median(read_ratio), median(ns[WRITE_OURS]), median(write_ratio));
-    fflush(stdout);
+    return (struct figures){median(ns[READ_OURS]), median(read_ratio), median(ns[WRITE_OURS]), median(write_ratio)};
 }
 
-static bool run(const struct data *data) {
+static bool run(struct figures *figures, const struct data *data) {
     static double ns[CONTENDERS][ROUNDS];
     struct job job = {.dtype = data->dtype};
     const bool ok = make_values(&job, data) && make_text(&job, data) && make_tree(&job) && measure(ns, &job);
-    if (ok) print(data, &job, ns);
+    if (ok) {
+        *figures = figures_of(ns);
+        printf("| %s | %.1f | %.1f | %.1f | %.1f | %.1f |\n", data->name, (double)job.text.size / VALUES,
+               figures->read_ns, figures->read_ratio, figures->write_ns, figures->write_ratio);
+        fflush(stdout);
+    }
     tensor_free(&job.tensor);
     buffer_free(&job.text);
     buffer_free(&job.out);
@@ -182,14 +189,35 @@ static bool run(const struct data *data) {
     return ok;
 }
 
+// Of the first row. A miss is no error.
+static void judge(struct figures f) {
+    const struct {
+        const char *name;
+        double figure, target;
+        bool most;
+    } targets[] = {{"ns to read a number", f.read_ns, 25, true},
+                   {"ns to write a number", f.write_ns, 35, true},
+                   {"times as fast as jansson, reading", f.read_ratio, 15, false},
+                   {"times as fast as jansson, writing", f.write_ratio, 15, false}};
+    for (size_t i = 0; i < sizeof targets / sizeof targets[0]; i++) {
+        const bool met =
+            targets[i].most ? targets[i].figure <= targets[i].target : targets[i].figure >= targets[i].target;
+        printf("target: %s: %s, at %s %g: %s, %.1f\n", kinds[0].name, targets[i].name,
+               targets[i].most ? "most" : "least", targets[i].target, met ? "met" : "MISSED", targets[i].figure);
+    }
+}
+
 int main(void) {
+    struct figures figures[KINDS];
     spare_limit((size_t)64 << 20); // as a server of some memory
     printf("| values | bytes | read ns | x jansson | write ns | x jansson |\n|---|--:|--:|--:|--:|--:|\n");
     for (size_t i = 0; i < KINDS; i++) {
-        if (!run(&kinds[i])) {
+        if (!run(&figures[i], &kinds[i])) {
             fprintf(stderr, "%s: failed\n", kinds[i].name);
             return 1;
         }
     }
+    printf("\n");
+    judge(figures[0]);
     return 0;
 }
