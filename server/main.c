@@ -23,6 +23,8 @@
 #define DRAIN_TICK_MS 5
 #define IO_THREADS_MAX 4
 #define ABANDON_NS UINT64_C(1000000000) // after the drain time-out
+#define TRIM_LEAST ((size_t)8 * 1024 * 1024)
+#define TRIM_IDLE_NS UINT64_C(2000000000)
 
 enum exit_status { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_WRONG_SETTING = 2 };
 
@@ -36,6 +38,8 @@ struct server {
     uv_signal_t signals[3];
     uv_timer_t tick;
     uv_async_t failure; // the store has failed
+    size_t most_used;   // of the memory budget since the heap was trimmed
+    uint64_t busy_ns;   // when that, or more than half of it, was in use
     uint64_t drain_until_ns;
     bool refused;   // the drain took too long: what waited was answered with 503, connections were cut
     bool abandoned; // and something still runs, or waits for the store: the process ends without its reply
@@ -144,6 +148,19 @@ static void announce(const char *actual) {
 
 // ---- ending
 
+// What was freed below malloc's own limit stays in its heaps. Gives it back once most of what was in use has been free
+// for a while; it takes some milliseconds, and what is needed again faults in anew.
+static void trim_heap(struct server *server, uint64_t now) {
+    const size_t used = atomic_load(&server->memory.used);
+    if (used > server->most_used) server->most_used = used;
+    if (server->most_used < TRIM_LEAST || used > server->most_used / 2) server->busy_ns = now;
+    if (now - server->busy_ns < TRIM_IDLE_NS) return;
+    server->most_used = used;
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+}
+
 static void on_tick(uv_timer_t *timer) {
     struct server *const server = timer->data;
     const uint64_t now = uv_hrtime();
@@ -152,6 +169,7 @@ static void on_tick(uv_timer_t *timer) {
     writer_expire(server->service.writer, now);
     cache_expire(server->service.cache, now);
     spare_expire(now);
+    trim_heap(server, now);
     if (server->drain_until_ns == 0) return;
     http_cut_idle(server->http);
     if (http_connections(server->http) == 0) {
