@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Python package's arrays: calls as safetensors files, with NumPy and without it, and checkpoints."""
+import ctypes
 import json
 import math
 import os
@@ -74,6 +75,13 @@ def test_buffers_of_other_kinds():
     c = client()
     c.create_layer("arrays.kinds", 2, dtype="f64")
     want = c.inference("arrays.kinds", [[1, 3], [5, 7]]).y
+    of_ctypes = memoryview((ctypes.c_double * 4)(1, 3, 5, 7))
+    assert rows_of(c.inference("arrays.kinds", {"shape": (2, 2), "data": of_ctypes}).y) == want
+    try:
+        c.inference("arrays.kinds", {"shape": [2, 2], "data": memoryview(b"\x01\x03\x05\x07")})
+        raise AssertionError("bytes are taken for numbers")
+    except TypeError:
+        pass
     every_other = memoryview(array("d", [1, 2, 3, 4, 5, 6, 7, 8]))[::2]
     assert rows_of(c.inference("arrays.kinds", {"shape": (2, 2), "data": every_other}).y) == want
     # Integers are numbers in JSON, as ever, and so is what comes back.

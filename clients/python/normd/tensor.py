@@ -75,6 +75,10 @@ def _raw_of_buffer(value: Mapping[str, Any]) -> Optional[Raw]:
     if set(value) != {"shape", "data"} or not isinstance(data, (array, memoryview)):
         return None
     view = memoryview(data)
+    if view.format in ("B", "b", "c"):
+        raise TypeError(f"a buffer of format {view.format!r} cannot be sent, for it does not say what its bytes are")
+    if sys.byteorder == "little" and view.format in ("<f", "<d"):  # as ctypes names them; they cannot be cast
+        view = memoryview(array(view.format[1], view.tobytes()))
     wire = _BUFFER_DTYPES.get(view.format)
     shape = _shape_of(value["shape"], view.nbytes // view.itemsize)
     if wire is None or shape is None:
