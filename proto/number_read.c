@@ -15,9 +15,6 @@
 #include "number_format.h"
 #include "powers.h"
 
-// For what is written once and compiled into several functions.
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-
 // As many decimal digits always fit an uint64_t.
 #define W_DIGITS 19
 
@@ -48,24 +45,6 @@ ALWAYS_INLINE uint64_t eight_digits(uint64_t digits) {
     digits = digits * 10 + (digits >> 8);
     return (((digits & mask) * 0x000f424000000064 + ((digits >> 16) & mask) * 0x0000271000000001) >> 32) & 0xffffffff;
 }
-
-static const uint64_t powers_of_10[] = {1,
-                                        10,
-                                        100,
-                                        1000,
-                                        10000,
-                                        100000,
-                                        1000000,
-                                        10000000,
-                                        100000000,
-                                        1000000000,
-                                        10000000000,
-                                        100000000000,
-                                        1000000000000,
-                                        10000000000000,
-                                        100000000000000,
-                                        1000000000000000,
-                                        10000000000000000};
 
 // Eight characters, those of digits as their values.
 ALWAYS_INLINE uint64_t load_eight(const char *p) {
@@ -152,7 +131,7 @@ ALWAYS_INLINE uint32_t find_digits(const char *p) {
 #endif
 }
 
-ALWAYS_INLINE int count_ones(uint32_t bits) {
+ALWAYS_INLINE int trailing_ones(uint32_t bits) {
     return __builtin_ctzll(~(uint64_t)bits);
 }
 
@@ -172,14 +151,14 @@ ALWAYS_INLINE bool read_plain(struct decimal *d, const char **text, const char *
     uint64_t w = (uint64_t)(*p - '0');
     int whole = 1, behind = 0;
     if ((found & 3) != 1) { // not one digit
-        whole = count_ones(found);
+        whole = trailing_ones(found);
         if (whole == 0 || whole > 7 || *p == '0') return false;
         w = eight_digits(load_eight(p) << (64 - 8 * whole));
     }
     p += whole;
     if (*p == '.') {
         p++;
-        behind = count_ones(found >> (whole + 1));
+        behind = trailing_ones(found >> (whole + 1));
         if (behind == 0 || whole + behind > W_DIGITS) return false;
         if (behind <= 16) {
             w = w * powers_of_10[behind] + sixteen_digits(p, behind);

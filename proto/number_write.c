@@ -9,9 +9,6 @@
 #include "number_format.h"
 #include "powers.h"
 
-// For what is written once for both types, and compiled for each.
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
-
 struct shortest {
     uint64_t digits; // the magnitude is digits * 10^exponent; zeros may trail
     int exponent;
@@ -76,25 +73,6 @@ struct text {
     int exponent; // the value is d.ddd * 10^exponent
 };
 
-static const uint64_t powers_of_10[] = {1,
-                                        10,
-                                        100,
-                                        1000,
-                                        10000,
-                                        100000,
-                                        1000000,
-                                        10000000,
-                                        100000000,
-                                        1000000000,
-                                        10000000000,
-                                        100000000000,
-                                        1000000000000,
-                                        10000000000000,
-                                        100000000000000,
-                                        1000000000000000,
-                                        10000000000000000,
-                                        100000000000000000};
-
 #define EIGHT_ZEROS UINT64_C(0x3030303030303030)
 
 // The digits of x < 10^8, each a byte of its value, the first one lowest: halves, quarters and single ones side by
@@ -109,7 +87,7 @@ ALWAYS_INLINE uint64_t split_eight(uint32_t x) {
 
 // How many digits x has, 0 < x < 10^17. Those of normal values, which are most, lie within 2^23 and 10 * 2^24 where
 // narrow, else within 2^52 and 10 * 2^53.
-ALWAYS_INLINE int count_digits(uint64_t x, bool narrow) {
+ALWAYS_INLINE int decimal_length(uint64_t x, bool narrow) {
     if (narrow && x >= 1000000) return 7 + (x >= 10000000) + (x >= 100000000);
     if (!narrow && x >= 1000000000000000) return 16 + (x >= 10000000000000000);
     const int least = (64 - __builtin_clzll(x)) * 1233 >> 12;
@@ -122,7 +100,7 @@ ALWAYS_INLINE int count_bytes(uint64_t x) {
 }
 
 ALWAYS_INLINE struct text text_of(struct shortest decimal, bool narrow) {
-    const int count = count_digits(decimal.digits, narrow), most = narrow ? 9 : 17;
+    const int count = decimal_length(decimal.digits, narrow), most = narrow ? 9 : 17;
     struct text text = {.exponent = decimal.exponent + count - 1};
     uint64_t digits = decimal.digits * powers_of_10[most - count], low = 0;
     if (!narrow) {
