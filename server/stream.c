@@ -7,7 +7,8 @@
 #include "../proto/json.h"
 #include "../proto/safetensors.h"
 
-// All pieces but the first are encoded on an I/O thread, between those of other connections: about a millisecond.
+// All pieces but the first are encoded on an I/O thread, between those of other connections: one to three
+// milliseconds.
 #define PIECE ((size_t)256 * 1024)
 
 // Bytes that a state of this configuration takes in a reply at most, of either form, and where the last part of a file
