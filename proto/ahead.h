@@ -14,19 +14,23 @@
 
 #include "buffer.h"
 #include "scan.h"
-#include "scan_nest.h"
 #include "tensor.h"
 
 // One text that arrives. One thread at a time.
 struct ahead;
+struct nest;
+struct sink;
 
-// The arrays are read as `dtype`. length: what the text will have; 0: not known. budget: what the values are charged
-// to; borrowed. NULL: no memory.
+// The arrays are read as `dtype`, or as f64 where a datatype of the Open Inference Protocol says so just before. length:
+// what the text will have; 0: not known. budget: what the values are charged to; borrowed. NULL: no memory.
 struct ahead *ahead_new(enum bn_dtype dtype, size_t length, struct budget *budget);
 
 // Reads on, as far as values are complete. `text` is the text from its start, of which `length` bytes have come; it may
 // lie elsewhere than at the last call.
 void ahead_read(struct ahead *ahead, const char *text, size_t length);
+
+// Bytes of values that are charged to the budget. ahead NULL: 0.
+size_t ahead_bytes(const struct ahead *ahead);
 
 // If the array at scan->at was read ahead as the sink's type, moves its values and the state of its walk into sink and
 // nest, and scan->at behind what was read. ahead NULL: false.

@@ -9,7 +9,10 @@
 // ---- JSON, which keeps everything in its body
 
 static struct json_body json_body_of(const struct codec_request *request) {
-    return (struct json_body){(const char *)request->body->data, request->body->size, request->budget, request->ahead};
+    return (struct json_body){.text = (const char *)request->body->data,
+                              .length = request->body->size,
+                              .budget = request->budget,
+                              .ahead = request->ahead};
 }
 
 // What stands in the query must not be passed over in silence.

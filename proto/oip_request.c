@@ -269,8 +269,10 @@ static bool take_rest(struct msg_call *call, enum msg_call_kind *kind, json_t *o
 static bool decode(struct msg_call *call, enum msg_call_kind *kind, const struct oip_request *request, size_t length,
                    struct msg_error *error) {
     struct walk walk = {.dtype = (enum bn_dtype)request->layer->dtype, .rest = {.known = {request_fields}}};
-    const struct json_body body = {(const char *)call->body.data + request->start, length, request->budget,
-                                   request->ahead};
+    const struct json_body body = {.text = (const char *)call->body.data + request->start,
+                                   .length = length,
+                                   .budget = request->budget,
+                                   .ahead = request->ahead};
     const bool ok =
         field_walk(body, take_member_of, &walk, error) && take_rest(call, kind, walk.rest.object, error) &&
         (walk.inputs.given || msg_fail(error, MSG_MISSING_FIELD, "/inputs", "inputs are missing")) &&

@@ -106,7 +106,7 @@ static void count(struct job *job) {
 static enum job_result run(struct job *job) {
     if (job->error.code != MSG_OK || job_too_late(job)) return JOB_REPLY;
     times_mark(job, JOB_RUNS);
-    budget_watch(job->service->memory, job->body.capacity);
+    budget_watch(job->service->memory, job->body.capacity + ahead_bytes(job->ahead));
     const enum job_result result = job->route->run(job);
     if (result == JOB_COMMIT) times_mark(job, JOB_COMPUTED);
     job_judge_memory(job, budget_wanted());
@@ -340,8 +340,12 @@ void job_read_ahead(struct job *job) {
     if (!reads_ahead(job)) return;
     const size_t start = job->forms.reads == CODEC_OIP ? job->forms.padding : 0;
     const enum bn_dtype dtype = (enum bn_dtype)job->state->config.dtype;
-    if (job->ahead == NULL) job->ahead = ahead_new(dtype, job->announced, job->service->memory);
-    if (job->ahead != NULL) ahead_read(job->ahead, (const char *)job->body.data + start, job->body.size - start);
+    struct budget *const memory = job->service->memory;
+    if (job->ahead == NULL) job->ahead = ahead_new(dtype, job->announced, memory);
+    if (job->ahead == NULL) return;
+    // A body may never be complete: then its values would keep others from theirs.
+    if (atomic_load(&memory->used) > memory->limit / 2) ahead_stop(job->ahead);
+    ahead_read(job->ahead, (const char *)job->body.data + start, job->body.size - start);
 }
 
 void job_drop_body(struct job *job) {

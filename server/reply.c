@@ -10,7 +10,8 @@
 #include "../proto/json.h"
 
 struct json_body reply_request_body(struct job *job) {
-    return (struct json_body){(const char *)job->body.data, job->body.size, job->service->memory, NULL};
+    return (struct json_body){
+        .text = (const char *)job->body.data, .length = job->body.size, .budget = job->service->memory};
 }
 
 struct codec_request reply_request(struct job *job) {

@@ -5,6 +5,8 @@
 
 #include "../../proto/ahead.h"
 #include "../../proto/json.h"
+#include "../../proto/scan_nest.h"
+#include "../../proto/spare.h"
 
 static const char *const bodies[] = {
     "{\"x\":[[1,2.5],[-3e1,4]]}",
@@ -39,11 +41,11 @@ static const char *const bodies[] = {
     "{\"x\":[{\"a\":[1,2]},3],\"dout\":[[1,2]]}",
 };
 
-static bool decode_call(struct msg_call *call, struct msg_error *error, const char *text, struct ahead *ahead,
-                        enum bn_dtype dtype) {
+static bool decode_call(struct msg_call *call, struct msg_error *error, const char *text, size_t length,
+                        struct ahead *ahead, enum bn_dtype dtype) {
     *call = (struct msg_call){0};
     *error = (struct msg_error){0};
-    return json_decode_call(call, MSG_BACKWARD, (struct json_body){text, strlen(text), &budget, ahead}, dtype, error);
+    return json_decode_call(call, MSG_BACKWARD, (struct json_body){text, length, &budget, ahead}, dtype, error);
 }
 
 static void check_tensor(const struct tensor *got, const struct tensor *want) {
@@ -68,9 +70,9 @@ static void check_pieces(const char *text, size_t piece, enum bn_dtype ahead_dty
     }
     struct msg_call got, want;
     struct msg_error got_error, want_error;
-    char *const copy = alone(text, length + 1);
-    assert_int_equal(decode_call(&got, &got_error, copy, ahead, dtype),
-                     decode_call(&want, &want_error, copy, NULL, dtype));
+    char *const copy = alone(text, length);
+    assert_int_equal(decode_call(&got, &got_error, copy, length, ahead, dtype),
+                     decode_call(&want, &want_error, copy, length, NULL, dtype));
     free(copy);
     assert_int_equal(got_error.code, want_error.code);
     assert_string_equal(got_error.detail, want_error.detail);
@@ -98,15 +100,20 @@ static void test_every_piece(void **state) {
     assert_int_equal(budget.used, 0);
 }
 
-// Puts the scan at the text's array at `start` and takes what was read of it; the number of values.
-static size_t resume(struct ahead *ahead, const char *text, size_t start, struct buffer *values) {
+// Puts the scan at the text's array at `start` and takes what was read of it as `dtype`; the number of values.
+static size_t resume_as(enum bn_dtype dtype, struct ahead *ahead, const char *text, size_t start,
+                        struct buffer *values) {
     struct msg_error error = {0};
     struct scan scan;
     struct nest nest;
     scan_start(&scan, text, strlen(text), &budget, &error);
     scan.at += start;
-    struct sink sink = sink_start(&scan, values, BN_F32, 0);
+    struct sink sink = sink_start(&scan, values, dtype, 0);
     return ahead_resume(ahead, &scan, &nest, &sink) ? sink.count : 0;
+}
+
+static size_t resume(struct ahead *ahead, const char *text, size_t start, struct buffer *values) {
+    return resume_as(BN_F32, ahead, text, start, values);
 }
 
 static void test_reads_what_has_come(void **state) {
@@ -146,12 +153,94 @@ static void test_without_memory(void **state) {
     ahead_read(ahead, text, sizeof text - 1);
     struct msg_call call;
     struct msg_error error;
-    assert_true(decode_call(&call, &error, text, ahead, BN_F32));
+    assert_true(decode_call(&call, &error, text, sizeof text - 1, ahead, BN_F32));
     assert_int_equal(call.x.count, 4);
     msg_call_free(&call);
     ahead_free(&ahead);
     assert_int_equal(small.used, 0);
     assert_int_equal(budget.used, 0);
+}
+
+// An input of another datatype than FP32 is rounded to it first, so that it is read as f64.
+static void test_datatypes(void **state) {
+    (void)state;
+    static const struct {
+        const char *text;
+        enum bn_dtype dtype;
+    } cases[] = {
+        {"{\"datatype\":\"FP32\",\"data\":[1,2,3]}", BN_F32},
+        {"{\"datatype\":\"FP64\",\"data\":[1,2,3]}", BN_F64},
+        {"{\"datatype\": \"FP16\", \"data\": [1,2,3]}", BN_F64},
+        {"{\"datatype\":\"BF16\",\"shape\":[3,1],\"data\":[1,2,3]}", BN_F64},
+    };
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct ahead *ahead = ahead_new(BN_F32, 0, &budget);
+        struct buffer values = {.budget = &budget};
+        const size_t length = strlen(cases[i].text), start = (size_t)(strstr(cases[i].text, "[1,2") - cases[i].text);
+        ahead_read(ahead, cases[i].text, length);
+        assert_int_not_equal(ahead_bytes(ahead), 0);
+        assert_int_equal(ahead_bytes(ahead), budget.used);
+        assert_int_equal(resume_as(cases[i].dtype, ahead, cases[i].text, start, &values), 2);
+        buffer_free(&values);
+        ahead_free(&ahead);
+    }
+    assert_int_equal(budget.used, 0);
+}
+
+// Text that only looks like arrays is not worth more than a few trials.
+static void test_refused_arrays(void **state) {
+    (void)state;
+    char text[400] = "{";
+    for (int i = 0; i < 40; i++) strcat(text, "\"a\":[{");
+    const size_t bait = strlen(text);
+    strcat(text, "\"x\":[1,2,3,4]}");
+    for (size_t from = bait; from > 0; from = from > 70 ? from - 70 : 0) {
+        struct ahead *ahead = ahead_new(BN_F32, 0, &budget);
+        struct buffer values = {.budget = &budget};
+        ahead_read(ahead, text + from, strlen(text + from));
+        const size_t start = (size_t)(strstr(text + from, "[1") - (text + from));
+        const bool few = bait - from < 16 * 6;
+        assert_int_equal(resume(ahead, text + from, start, &values), few ? 3 : 0);
+        buffer_free(&values);
+        ahead_free(&ahead);
+    }
+    assert_int_equal(budget.used, 0);
+}
+
+// A body of some MiB, whose values go into a block that lies ready, and one for whose values the memory ends midway.
+static void test_large(void **state) {
+    (void)state;
+    enum { VALUES = 1000000 };
+    for (int round = 0; round < 3; round++) {
+        struct budget small = {.limit = round < 2 ? SIZE_MAX : VALUES};
+        struct buffer text = {0};
+        spare_limit(round == 1 ? (size_t)16 << 20 : 0);
+        if (round == 1) {
+            void *const block = malloc(((size_t)5 << 20) + BUFFER_ALIGNMENT);
+            if (!spare_give(block, (size_t)5 << 20)) fail_msg("the block is not kept");
+        }
+        assert_true(buffer_print(&text, "{\"x\":[["));
+        for (int i = 0; i < VALUES; i++) assert_true(buffer_print(&text, "%s%d", i > 0 ? "," : "", i * 7 % 1000003));
+        assert_true(buffer_print(&text, "]],\"dout\":[[1]]}"));
+        struct ahead *ahead = ahead_new(BN_F32, text.size, &small);
+        for (size_t come = 0; come < text.size; come += 30011) ahead_read(ahead, (const char *)text.data, come);
+        struct msg_call call;
+        struct msg_error error;
+        assert_int_equal(ahead_bytes(ahead) > VALUES, round < 2);
+        assert_true(decode_call(&call, &error, (const char *)text.data, text.size, ahead, BN_F32));
+        assert_int_equal(call.x.count, VALUES);
+        for (int i = 0; i < VALUES; i++) {
+            const float value = ((const float *)(const void *)call.x.values.data)[i];
+            if (value != (float)(i * 7 % 1000003)) fail_msg("value %d is %g", i, (double)value);
+        }
+        msg_call_free(&call);
+        ahead_free(&ahead);
+        buffer_free(&text);
+        assert_int_equal(small.used, 0);
+    }
+    spare_limit(0);
+    spare_expire(UINT64_MAX / 2);
+    spare_expire(UINT64_MAX);
 }
 
 static void test_stop(void **state) {
@@ -171,9 +260,9 @@ static void test_stop(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_every_piece),
-        cmocka_unit_test(test_reads_what_has_come),
-        cmocka_unit_test(test_without_memory),
+        cmocka_unit_test(test_every_piece),    cmocka_unit_test(test_reads_what_has_come),
+        cmocka_unit_test(test_without_memory), cmocka_unit_test(test_datatypes),
+        cmocka_unit_test(test_refused_arrays), cmocka_unit_test(test_large),
         cmocka_unit_test(test_stop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -148,10 +148,53 @@ static void test_left_client_costs_no_work(void **state) {
     stop();
 }
 
+// Which bodies are read while they arrive, and that half of the memory is left to others.
+static void test_reads_ahead(void **state) {
+    (void)state;
+    static const struct route calling = {"POST", "/call", note_at_once, ROUTE_CALL | ROUTE_BODY, "", 0, 0, {NULL}};
+    static const struct {
+        const struct route *route;
+        struct job_forms forms;
+        size_t size, used;
+        bool reads;
+    } cases[] = {
+        {&calling, {.reads = CODEC_JSON}, 20000, 0, true},
+        {&calling, {.reads = CODEC_OIP}, 20000, 0, true},
+        {&calling, {.reads = CODEC_OIP, .padding = 16}, 20000, 0, true},
+        {&calling, {.reads = CODEC_JSON}, 16000, 0, false},
+        {&calling, {.reads = CODEC_NPY}, 20000, 0, false},
+        {&calling, {.reads = CODEC_SAFETENSORS}, 20000, 0, false},
+        {&calling, {.reads = CODEC_OIP, .has_header = true}, 20000, 0, false},
+        {&calling, {.reads = CODEC_OIP, .body_coding = CODING_GZIP}, 20000, 0, false},
+        {&plain, {.reads = CODEC_JSON}, 20000, 0, false},
+        {&calling, {.reads = CODEC_JSON}, 20000, 600 << 10, false},
+    };
+    const struct msg_config config = {.num_features = 1, .dtype = BN_F32};
+    start();
+    for (size_t i = 0; i < COUNT(cases); i++) {
+        struct job *job = job_new(&hall.service);
+        assert_non_null(job);
+        job->route = cases[i].route;
+        job->forms = cases[i].forms;
+        job->state = layer_state_new(&config, 1);
+        assert_true(buffer_pad(&job->body, cases[i].forms.padding) && buffer_print(&job->body, "{\"x\":["));
+        while (job->body.size < cases[i].size) assert_true(buffer_print(&job->body, "1.5,"));
+        assert_true(budget_charge(&hall.memory, cases[i].used));
+        job_read_ahead(job);
+        if ((ahead_bytes(job->ahead) > 0) != cases[i].reads)
+            fail_msg("case %zu: %zu bytes", i, ahead_bytes(job->ahead));
+        budget_release(&hall.memory, cases[i].used);
+        job_free(&job);
+    }
+    assert_int_equal(hall.memory.used, 0);
+    stop();
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_committed_go_first_in_order),
         cmocka_unit_test(test_left_client_costs_no_work),
+        cmocka_unit_test(test_reads_ahead),
     };
     return cmocka_run_group_tests_name("job", tests, NULL, NULL);
 }
