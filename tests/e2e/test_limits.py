@@ -557,6 +557,32 @@ def resident_kib(server):
         return next(int(line.split()[1]) for line in f if line.startswith("VmRSS"))
 
 
+def test_bodies_that_break_off_give_their_memory_back():
+    """What their parts were gathered in lies in heaps, in pieces."""
+    if harness.SCALE < 1:
+        harness.skip("sanitizers keep freed memory")
+    with harness.Server("--durability", "none", "--memory-budget", "64M") as server:
+        path = server.api().layer("parts", num_features=64)
+        before = resident_kib(server)
+        body, _ = big_body(64, 10 * MIB)
+        for part, count in ((300_000, 100), (1_500_000, 40)) * 2:
+            crowd_of = [wire.connect(server, harness.seconds(60)) for _ in range(count)]
+            for s in crowd_of:
+                push_some(s, head(path + "/inference", len(body)) + body[:part])
+            for s in crowd_of:
+                s.close()
+        harness.wait_until(lambda: resident_kib(server) < before + 16 * 1024, 20,
+                           f"{before} KiB resident before, {resident_kib(server)} after")
+
+
+def push_some(s, data):
+    """Sends it, unless the server answers and closes before."""
+    try:
+        s.sendall(data)
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+
+
 def test_freed_memory_goes_back():
     """After large calls on many connections the process is as small as before, but for a little."""
     if harness.SCALE < 1:
