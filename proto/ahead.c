@@ -89,9 +89,9 @@ static bool begin_next(struct ahead *ahead, struct scan *scan) {
     array->start = bracket;
     scan->at = scan->text + bracket;
     // Memory grows with what arrives, but for what lies ready.
-    array->sink = sink_start(scan, &array->values, dtype_at(ahead, scan->text, bracket), 0);
-    if (ahead->length > bracket) sink_reserve_ready(&array->sink, scan_guess(ahead->length - bracket));
-    ahead->open = nest_open(scan, &array->nest, &array->sink) == NEST_OK;
+    array->sink = scan_sink_start(scan, &array->values, dtype_at(ahead, scan->text, bracket), 0);
+    if (ahead->length > bracket) scan_sink_reserve_ready(&array->sink, scan_guess(ahead->length - bracket));
+    ahead->open = scan_nest_open(scan, &array->nest, &array->sink) == NEST_OK;
     array->at = (size_t)(scan->at - scan->text);
     return true;
 }
@@ -102,7 +102,7 @@ static void read_on(struct ahead *ahead, struct scan *scan) {
     enum nest_result result = NEST_OK;
     scan->at = scan->text + array->at;
     while (result == NEST_OK && array->nest.level > 0 && scan_peek(scan) != '\0')
-        result = nest_step(scan, &array->nest, &array->sink);
+        result = scan_nest_step(scan, &array->nest, &array->sink);
     array->at = (size_t)(scan->at - scan->text);
     ahead->open = result == NEST_OK && array->nest.level > 0;
     if (!ahead->open) ahead->sought_to = array->at;

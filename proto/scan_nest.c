@@ -18,13 +18,13 @@ size_t scan_guess(size_t text) {
     return text / TEXT_PER_VALUE + 8;
 }
 
-struct sink sink_start(const struct scan *scan, struct buffer *values, enum bn_dtype dtype, size_t guess) {
+struct sink scan_sink_start(const struct scan *scan, struct buffer *values, enum bn_dtype dtype, size_t guess) {
     values->budget = scan->budget;
     return (struct sink){.values = values, .dtype = dtype, .guess = guess, .first_nonfinite = SIZE_MAX};
 }
 
 // What is left over is given back at the end, and what is missing is less than all.
-bool sink_reserve_ready(struct sink *sink, size_t guess) {
+bool scan_sink_reserve_ready(struct sink *sink, size_t guess) {
     const size_t bytes = guess * bn_dtype_size(sink->dtype);
     return buffer_reserve_spare(sink->values, bytes / 2, bytes * 2);
 }
@@ -164,7 +164,7 @@ static enum nest_result nest_element(struct scan *scan, struct nest *nest, struc
     return result;
 }
 
-enum nest_result nest_step(struct scan *scan, struct nest *nest, struct sink *sink) {
+enum nest_result scan_nest_step(struct scan *scan, struct nest *nest, struct sink *sink) {
     char c = scan_peek(scan);
     if (c == ']') return close_array(scan, nest);
     if (nest->index[nest->level - 1] > 0) {
@@ -182,29 +182,29 @@ enum nest_result nest_step(struct scan *scan, struct nest *nest, struct sink *si
     return c == '[' ? open_array(scan, nest) : nest_element(scan, nest, sink);
 }
 
-enum nest_result nest_open(struct scan *scan, struct nest *nest, struct sink *sink) {
+enum nest_result scan_nest_open(struct scan *scan, struct nest *nest, struct sink *sink) {
     *nest = (struct nest){.level = 0};
     for (int l = 0; l < TENSOR_MAX_RANK; l++) nest->dim[l] = SIZE_MAX;
     // Where the guess does not fit the budget, the values grow as they are read.
-    if (!sink_reserve_ready(sink, sink->guess) &&
+    if (!scan_sink_reserve_ready(sink, sink->guess) &&
         !buffer_reserve(sink->values, sink->guess * bn_dtype_size(sink->dtype))) {
         sink->values->refused = 0;
     }
     return open_array(scan, nest);
 }
 
-bool nest_read(struct scan *scan, struct nest *nest, struct sink *sink) {
+bool scan_nest_read(struct scan *scan, struct nest *nest, struct sink *sink) {
     const char *const start = scan->at;
     enum nest_result result = NEST_OK;
-    if (!ahead_resume(scan->ahead, scan, nest, sink)) result = nest_open(scan, nest, sink);
-    while (result == NEST_OK && nest->level > 0) result = nest_step(scan, nest, sink);
+    if (!ahead_resume(scan->ahead, scan, nest, sink)) result = scan_nest_open(scan, nest, sink);
+    while (result == NEST_OK && nest->level > 0) result = scan_nest_step(scan, nest, sink);
     if (result == NEST_OK) buffer_trim(sink->values);
     if (result != NEST_REFUSED) return result == NEST_OK;
     scan->at = start;
     return scan_skip(scan, NULL);
 }
 
-int nest_rank(const struct nest *nest) {
+int scan_nest_rank(const struct nest *nest) {
     int rank = 0;
     while (rank < TENSOR_MAX_RANK && nest->dim[rank] != SIZE_MAX) rank++;
     return rank;

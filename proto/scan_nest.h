@@ -38,21 +38,21 @@ enum nest_result {
 size_t scan_guess(size_t text);
 
 // `values` are charged to the scan's budget from here on. guess may be 0.
-struct sink sink_start(const struct scan *scan, struct buffer *values, enum bn_dtype dtype, size_t guess);
+struct sink scan_sink_start(const struct scan *scan, struct buffer *values, enum bn_dtype dtype, size_t guess);
 
 // Makes room for about as many values out of a block that lies ready. False where there is none.
-bool sink_reserve_ready(struct sink *sink, size_t guess);
+bool scan_sink_reserve_ready(struct sink *sink, size_t guess);
 
 // Steps into the outermost array, whose bracket stands at scan->at.
-enum nest_result nest_open(struct scan *scan, struct nest *nest, struct sink *sink);
+enum nest_result scan_nest_open(struct scan *scan, struct nest *nest, struct sink *sink);
 
 // Reads one value or bracket, with the comma that must stand before it. nest->level is 0 behind the last bracket.
-enum nest_result nest_step(struct scan *scan, struct nest *nest, struct sink *sink);
+enum nest_result scan_nest_step(struct scan *scan, struct nest *nest, struct sink *sink);
 
 // Reads all of it. Where the arrays are refused, they are walked again from the start, for their grammar alone.
-bool nest_read(struct scan *scan, struct nest *nest, struct sink *sink);
+bool scan_nest_read(struct scan *scan, struct nest *nest, struct sink *sink);
 
 // How deep the arrays are nested; their lengths are nest->dim.
-int nest_rank(const struct nest *nest);
+int scan_nest_rank(const struct nest *nest);
 
 #endif

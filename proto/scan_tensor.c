@@ -8,7 +8,7 @@
 
 // A tensor is most of its body, so its size can be guessed from what is left of the text.
 static struct sink sink_start_tensor(const struct scan *scan, struct tensor *tensor) {
-    return sink_start(scan, &tensor->values, tensor->dtype, scan_guess((size_t)(scan->end - scan->at)));
+    return scan_sink_start(scan, &tensor->values, tensor->dtype, scan_guess((size_t)(scan->end - scan->at)));
 }
 
 static void finish_values(struct tensor *tensor, const struct sink *sink) {
@@ -20,9 +20,9 @@ static void finish_values(struct tensor *tensor, const struct sink *sink) {
 static bool read_nested_tensor(struct scan *scan, struct tensor *tensor) {
     struct nest nest;
     struct sink sink = sink_start_tensor(scan, tensor);
-    if (!nest_read(scan, &nest, &sink)) return false;
+    if (!scan_nest_read(scan, &nest, &sink)) return false;
     if (scan->error->code != MSG_OK) return true;
-    const int rank = nest_rank(&nest);
+    const int rank = scan_nest_rank(&nest);
     if (rank == 1 && sink.count > 0) {
         msg_fail(scan->error, MSG_SHAPE_MISMATCH, scan->pointer, "the tensor has rank 1, not 2 to 8");
         return true;
@@ -38,9 +38,9 @@ bool scan_numbers(struct scan *scan, struct tensor *tensor, enum bn_dtype dtype)
     tensor->dtype = dtype;
     if (scan_peek(scan) != '[') return scan_refuse(scan, MSG_WRONG_TYPE, "expected an array of numbers");
     struct sink sink = sink_start_tensor(scan, tensor);
-    if (!nest_read(scan, &nest, &sink)) return false;
+    if (!scan_nest_read(scan, &nest, &sink)) return false;
     if (scan->error->code != MSG_OK) return true;
-    tensor->rank = nest_rank(&nest);
+    tensor->rank = scan_nest_rank(&nest);
     memcpy(tensor->dim, nest.dim, sizeof tensor->dim);
     finish_values(tensor, &sink);
     return true;
@@ -54,9 +54,9 @@ static bool read_flat(struct scan *scan, struct sink *sink, bool *refused) {
         *refused = true;
         return scan_refuse(scan, MSG_WRONG_TYPE, "expected an array of numbers");
     }
-    if (!nest_read(scan, &nest, sink)) return false;
+    if (!scan_nest_read(scan, &nest, sink)) return false;
     *refused = !had_error && scan->error->code != MSG_OK;
-    if (!*refused && nest_rank(&nest) > 1) {
+    if (!*refused && scan_nest_rank(&nest) > 1) {
         *refused = true;
         msg_fail(scan->error, MSG_WRONG_TYPE, scan->pointer, "expected an array of numbers, not of arrays");
     }
@@ -69,7 +69,7 @@ bool scan_vector(struct scan *scan, struct msg_vector *vector) {
         vector->null = true;
         return scan_skip(scan, NULL);
     }
-    struct sink sink = sink_start(scan, &vector->values, BN_F64, 0);
+    struct sink sink = scan_sink_start(scan, &vector->values, BN_F64, 0);
     bool refused = false;
     if (!read_flat(scan, &sink, &refused)) return false;
     vector->count = sink.count;
@@ -88,7 +88,7 @@ struct tensor_members {
 
 bool scan_shape(struct scan *scan, struct tensor *tensor) {
     struct buffer values = {.budget = scan->budget};
-    struct sink sink = sink_start(scan, &values, BN_F64, 0);
+    struct sink sink = scan_sink_start(scan, &values, BN_F64, 0);
     bool refused = false;
     if (!read_flat(scan, &sink, &refused)) {
         buffer_free(&values);

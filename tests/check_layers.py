@@ -32,8 +32,8 @@ FOREIGN = {
     "proto": ("MHD_", "uv_", "sqlite3_", "PQ"),
 }
 KERNEL_EXPORTS = ("bn_", "pool_", "cpu_", "tier_", "tiers_", "scalar_", "avx2_", "avx512_", "neon_")
-PROTO_EXPORTS = ("base64_", "binary_", "budget_", "buffer_", "codec", "field_", "json_", "msg_", "npy_", "number_", "oip_", "proto_", "rest_", "spare_",
-                 "safetensors_", "scan_", "tensor_", "wire_")
+PROTO_EXPORTS = ("ahead_", "base64_", "binary_", "budget_", "buffer_", "codec", "field_", "json_", "msg_", "npy_",
+                 "number_", "oip_", "proto_", "rest_", "safetensors_", "scan_", "spare_", "tensor_", "wire_")
 # server/ has two layers in one folder, and main.c above both. Every other file is service.
 STATE = ("server/layer", "server/registry", "server/restore", "server/store*", "server/writer")
 # What state never knows, besides the HTTP library: how messages are written.

@@ -108,7 +108,7 @@ static size_t resume_as(enum bn_dtype dtype, struct ahead *ahead, const char *te
     struct nest nest;
     scan_start(&scan, text, strlen(text), &budget, &error);
     scan.at += start;
-    struct sink sink = sink_start(&scan, values, dtype, 0);
+    struct sink sink = scan_sink_start(&scan, values, dtype, 0);
     return ahead_resume(ahead, &scan, &nest, &sink) ? sink.count : 0;
 }
 
