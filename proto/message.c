@@ -38,6 +38,7 @@ const struct msg_code_row msg_codes[] = {
     {MSG_NON_FINITE, 422, "non_finite", "A value is not finite"},
     {MSG_SINGLE_VALUE, 422, "single_value", "One value per channel has no variance"},
     {MSG_NOT_SUPPORTED_BY_LAYER, 422, "not_supported_by_layer", "The layer's configuration does not allow this"},
+    {MSG_RATE_LIMITED, 429, "rate_limited", "Too many requests from one client"},
     {MSG_INTERNAL, 500, "internal", "Internal error"},
     {MSG_NOT_BUILT, 501, "not_built", "This build does not have the feature"},
     {MSG_QUEUE_FULL, 503, "queue_full", "Too many calls are waiting"},

@@ -45,6 +45,8 @@ static const struct setting settings[] = {
      "Memory for passes that train-forward keeps for backward (`\"cache\": true`); part of the memory budget."},
     {"cache-ttl", "SECONDS", SETTING_DURATION, AT(cache_ttl_ns), 100 * MS, 365 * DAY, NULL, "10m",
      "How long a kept pass lives after its last use."},
+    {"client-rate", "N", SETTING_COUNT, AT(client_rate), 0, 1000000, NULL, "0",
+     "Requests per second from one address, and as many at once; beyond that 429. 0: no limit. Probes do not count."},
     {"data", "DIR", SETTING_TEXT, AT(data), 1, ROOM(data), NULL, "./data",
      "Folder of the database; made if missing. One server at a time uses it."},
     {"drain-timeout", "SECONDS", SETTING_DURATION, AT(drain_timeout_ns), 0, DAY, NULL, "10s",

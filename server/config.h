@@ -13,6 +13,7 @@
 struct config {
     char listen[256]; // HOST:PORT, [V6]:PORT
     char data[1024];
+    uint64_t client_rate;                           // requests per second; 0: no limit
     uint64_t threads;                               // 0: as many as the process may use
     int durability;                                 // enum durability
     uint64_t max_body, memory_budget, cache_budget; // bytes

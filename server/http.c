@@ -16,6 +16,7 @@
 #include "http_exchange.h"
 #include "log.h"
 #include "peer.h"
+#include "rate.h"
 #include "routes.h"
 
 #define HEAD_NS (10 * SECOND_NS) // from the connect to the end of the request line, and from there to that of the head
@@ -109,11 +110,24 @@ static void reserve_body(struct job *job, const struct head *head) {
     }
 }
 
+// False where the client has made too many requests: it is told that, whatever else is wrong. A probe is none of those.
+static bool in_rate(struct exchange *exchange) {
+    struct job *const job = exchange->job;
+    struct rate *const rate = job->service->rate;
+    if (rate == NULL || (job->route != NULL && (job->route->flags & ROUTE_PROBE) != 0)) return true;
+    const union MHD_ConnectionInfo *const info =
+        MHD_get_connection_info(exchange->connection, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    if (rate_take(rate, info != NULL ? info->client_addr : NULL, exchange->began_ns)) return true;
+    job->error = (struct msg_error){0};
+    exchange->allow[0] = '\0';
+    return msg_fail(&job->error, MSG_RATE_LIMITED, NULL, "this client has made too many requests in a second");
+}
+
 // All that can be said before the body is read, into the job's error.
 static void check_request(struct exchange *exchange, const struct head *head, const char *method, const char *path) {
     struct job *const job = exchange->job;
     find_route(exchange, method, path);
-    if (job->route == NULL) return;
+    if (!in_rate(exchange) || job->route == NULL) return;
     if ((job->route->flags & ROUTE_NOT_BUILT) != 0) {
         job->route->run(job);
         return;
@@ -196,7 +210,7 @@ static void write_fields(char *out, size_t room, const struct exchange *exchange
     const int status = msg_codes[exchange->job->error.code].status;
     const bool allow = exchange->allow[0] != '\0';
     snprintf(out, room, "%s%s%s%s%s", allow ? "Allow: " : "", exchange->allow, allow ? "\r\n" : "",
-             status == 503 ? "Retry-After: 1\r\n" : "",
+             status == 503 || status == 429 ? "Retry-After: 1\r\n" : "",
              exchange_tells_codings(exchange) ? "Accept-Encoding: " CODING_ALL "\r\n" : "");
 }
 

@@ -24,6 +24,7 @@
 #include "../proto/message.h"
 #include "../proto/safetensors.h"
 
+struct rate;
 struct route;
 struct job;
 
@@ -39,6 +40,7 @@ struct service {
     struct writer *writer;
     struct cache *cache;
     struct job_queue *queue;
+    struct rate *rate; // of clients; NULL: no limit
     uint64_t request_timeout_ns;
     size_t max_body;
     unsigned threads;

@@ -15,6 +15,7 @@
 #include "config.h"
 #include "http.h"
 #include "log.h"
+#include "rate.h"
 #include "store.h"
 #include "version.h"
 #include "../proto/spare.h"
@@ -124,6 +125,8 @@ static bool start_service(struct server *server) {
     service->sending = &server->sending;
     service->max_body = config->max_body;
     service->request_timeout_ns = config->request_timeout_ns;
+    service->rate = config->client_rate > 0 ? rate_new(config->client_rate) : NULL;
+    if (config->client_rate > 0 && service->rate == NULL) return false;
     service->pool = bn_pool_new(service->threads);
     service->cache = cache_new(config->cache_budget, config->cache_ttl_ns);
     service->queue = job_queue_new(available > 1 ? available : 2);
@@ -223,6 +226,7 @@ static void stop(struct server *server) {
     registry_free(&service->registry);
     store_close(&server->store);
     bn_pool_free(&service->pool);
+    rate_free(&service->rate);
 }
 
 // ---- the whole

@@ -414,6 +414,30 @@ def crowd(server, requests):
     return replies
 
 
+def test_client_rate():
+    """One address has so many requests a second; its probes, and other addresses, do not count."""
+    with harness.Server("--durability", "none", "--client-rate", "5") as server:
+        client = server.api()
+        path = client.layer("rated")
+        harness.wait_until(lambda: client.get(path).status == 429, 20, "a request too many")
+        reply = client.post(path + "/train-forward", {"x": X})
+        if reply.status == 200:  # the machine was slow
+            reply = harness.wait_until(lambda: (lambda r: r if r.status == 429 else None)(
+                client.post(path + "/inference", {"x": X})), 20, "one too many")
+        wire.problem(reply, 429, "rate_limited")
+        assert reply.headers["retry-after"] == "1", reply.headers
+        for _ in range(20):
+            assert client.get("/readyz").status == 200 and client.get("/v2/health/live").status == 200
+        wire.problem(harness.wait_until(lambda: (lambda r: r if r.status == 429 else None)(
+            client.get("/v2/models/rated")), 20, "one too many"), 429, "rate_limited", oip=True)
+        body, _ = big_body(3, 2 * MIB)  # refused before it is sent, and the reply arrives all the same
+        reply = harness.wait_until(lambda: (lambda r: r if r.status == 429 else None)(
+            server.api().request("POST", path + "/train-forward", body)), 20, "a large one too many")
+        wire.problem(reply, 429, "rate_limited")
+        assert reply.headers["retry-after"] == "1", reply.headers
+        harness.wait_until(lambda: client.get(path).status == 200, 20, "room again")
+
+
 # ---- time
 
 def test_deadline():

@@ -67,6 +67,7 @@ static void test_statuses(void **state) {
         {MSG_NON_FINITE, 422},
         {MSG_SINGLE_VALUE, 422},
         {MSG_NOT_BUILT, 501},
+        {MSG_RATE_LIMITED, 429},
         {MSG_QUEUE_FULL, 503},
         {MSG_MEMORY_FULL, 503},
         {MSG_DEADLINE, 504},

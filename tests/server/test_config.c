@@ -30,6 +30,7 @@ static const struct setting {
      NULL},
     {"cache-ttl", "NORMD_CACHE_TTL", DURATION, 600 * SECOND, 100 * MS, 365 * DAY, offsetof(struct config, cache_ttl_ns),
      NULL, NULL},
+    {"client-rate", "NORMD_CLIENT_RATE", NUMBER, 0, 0, 1000000, offsetof(struct config, client_rate), NULL, NULL},
     {"data", "NORMD_DATA", TEXT, 0, 0, 0, offsetof(struct config, data), "./data", NULL},
     {"drain-timeout", "NORMD_DRAIN_TIMEOUT", DURATION, 10 * SECOND, 0, DAY, offsetof(struct config, drain_timeout_ns),
      NULL, NULL},
@@ -215,7 +216,7 @@ static void test_words(void **state) {
 
 static void test_texts(void **state) {
     (void)state;
-    const struct setting *const data = &settings[2], *const listen = &settings[5];
+    const struct setting *const data = &settings[3], *const listen = &settings[6];
     char longest[sizeof config.data], too_long[sizeof config.data + 1];
     memset(longest, 'x', sizeof longest);
     memset(too_long, 'x', sizeof too_long);
