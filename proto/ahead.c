@@ -10,8 +10,8 @@
 // x, dout and residual with the shape of each, and some to spare.
 #define ARRAYS_MAX 8
 
-// Of those that are begun, with what turns out to be something else: inputs and outputs of a request, and some. Text that
-// only looks like arrays is not worth more.
+// Of those that are begun, with what turns out to be something else: inputs and outputs of a request, and some. Text
+// that only looks like arrays is not worth more.
 #define BEGUN_MAX 16
 
 // How far before an array its datatype is looked for.

@@ -21,8 +21,8 @@ struct ahead;
 struct nest;
 struct sink;
 
-// The arrays are read as `dtype`, or as f64 where a datatype of the Open Inference Protocol says so just before. length:
-// what the text will have; 0: not known. budget: what the values are charged to; borrowed. NULL: no memory.
+// The arrays are read as `dtype`, or as f64 where a datatype of the Open Inference Protocol says so just before.
+// length: what the text will have; 0: not known. budget: what the values are charged to; borrowed. NULL: no memory.
 struct ahead *ahead_new(enum bn_dtype dtype, size_t length, struct budget *budget);
 
 // Reads on, as far as values are complete. `text` is the text from its start, of which `length` bytes have come; it may

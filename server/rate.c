@@ -35,8 +35,8 @@ struct rate *rate_new(uint64_t per_second) {
     return NULL;
 }
 
-// The same number for an IPv4 address and the IPv6 address that it is mapped to. UINT64_MAX: of another family, which is
-// one client.
+// The same number for an IPv4 address and the IPv6 address that it is mapped to. UINT64_MAX: of another family, which
+// is one client.
 static uint64_t client_of(const struct sockaddr *address) {
     uint32_t four = 0;
     uint64_t six = 0;

@@ -15,9 +15,9 @@ struct rate;
 // per_second: at least 1. NULL: no memory.
 struct rate *rate_new(uint64_t per_second);
 
-// Counts a request of the client at `now_ns`; false where it is one too many, which costs the client nothing, and within
-// a second there is room again. Of more clients than a few thousand at once those are forgotten that used least. Any
-// thread.
+// Counts a request of the client at `now_ns`; false where it is one too many, which costs the client nothing, and
+// within a second there is room again. Of more clients than a few thousand at once those are forgotten that used least.
+// Any thread.
 bool rate_take(struct rate *rate, const struct sockaddr *client, uint64_t now_ns);
 
 // NULL is allowed.
