@@ -90,7 +90,7 @@ static const struct field step_fields[] = {
 
 // ---- walking a body
 
-static bool walk_members(struct scan *scan, field_take take, void *context) {
+bool field_members(struct scan *scan, field_take take, void *context) {
     struct scan_key key;
     bool more = true;
     if (!scan_object(scan)) return false;
@@ -110,7 +110,7 @@ bool field_walk(struct json_body body, field_take take, void *context, struct ms
         if (!scan_skip(&scan, NULL) || !scan_finish(&scan)) return false;
         return msg_fail(error, MSG_NOT_AN_OBJECT, NULL, "the body is not a JSON object");
     }
-    return walk_members(&scan, take, context) && scan_finish(&scan) && error->code == MSG_OK;
+    return field_members(&scan, take, context) && scan_finish(&scan) && error->code == MSG_OK;
 }
 
 static bool take_rest(void *context, struct scan *scan, const struct scan_key *key) {
@@ -354,7 +354,7 @@ static bool take_snapshot_layer(void *context, struct scan *scan, const struct s
     struct msg_snapshot_entry *const entry = &snapshot->entries[snapshot->count - 1];
     snprintf(entry->name, sizeof entry->name, "%.*s", MSG_NAME_MAX, key->name);
     struct state_walk walk = {.state = &entry->state, .rest = {.known = {state_fields}}};
-    const bool ok = walk_members(scan, take_state_member, &walk);
+    const bool ok = field_members(scan, take_state_member, &walk);
     if (ok && walk.rest.object != NULL) set_state_rest(&entry->state, walk.rest.object, scan->pointer, scan->error);
     rest_free(&walk.rest);
     return ok;
@@ -369,7 +369,7 @@ static bool take_snapshot_member(void *context, struct scan *scan, const struct 
     if (!buffer_reserve(&snapshot->storage, sizeof *snapshot->entries))
         return scan_refuse(scan, MSG_MEMORY_FULL, "out of memory");
     snapshot->entries = (struct msg_snapshot_entry *)(void *)snapshot->storage.data;
-    return walk_members(scan, take_snapshot_layer, snapshot);
+    return field_members(scan, take_snapshot_layer, snapshot);
 }
 
 static int compare_entries(const void *a, const void *b) {

@@ -17,6 +17,9 @@
 // Reads the value of the member `key`, at whose value the scan stands. False: malformed.
 typedef bool (*field_take)(void *context, struct scan *scan, const struct scan_key *key);
 
+// Walks the members of the object at which the scan stands. False: malformed.
+bool field_members(struct scan *scan, field_take take, void *context);
+
 // Walks the members of a body that is an object.
 bool field_walk(struct json_body body, field_take take, void *context, struct msg_error *error);
 

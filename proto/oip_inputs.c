@@ -15,19 +15,6 @@ const char *const oip_datatypes[] = {
 const char *const oip_input_names[MSG_INPUTS] = {
     [MSG_INPUT_X] = "x", [MSG_INPUT_DOUT] = "dout", [MSG_INPUT_RESIDUAL] = "residual"};
 
-// The members of the object at which the scan stands. False: malformed.
-static bool take_members(struct scan *scan, field_take take, void *context) {
-    struct scan_key key;
-    bool more = true;
-    if (!scan_object(scan)) return false;
-    for (bool first = true; scan_member(scan, &key, &more, first); first = false) {
-        if (!more) return true;
-        if (!take(context, scan, &key)) return false;
-        scan_end_member(scan, &key);
-    }
-    return false;
-}
-
 // ---- members of an input
 
 // A string, cut as a key is; what else stands there is refused.
@@ -65,7 +52,7 @@ static bool take_parameters(struct oip_input *input, struct scan *scan) {
     unsigned given = 0;
     int64_t size = 0;
     if (scan_peek(scan) != '{') return scan_refuse(scan, MSG_WRONG_TYPE, "parameters are an object");
-    const bool ok = take_members(scan, take_parameter, &rest);
+    const bool ok = field_members(scan, take_parameter, &rest);
     if (ok && scan->error->code == MSG_OK)
         field_set_all(&size, &given, fields, rest.object, scan->pointer, scan->error);
     rest_free(&rest);
@@ -208,7 +195,7 @@ static void finish_data(struct oip_input *input, struct scan *scan, enum bn_dtyp
 static bool take_input(struct oip_input *input, struct scan *scan, enum bn_dtype dtype) {
     struct input_walk walk = {input, dtype};
     if (scan_peek(scan) != '{') return scan_refuse(scan, MSG_WRONG_TYPE, "an input is an object");
-    if (!take_members(scan, take_member, &walk)) return false;
+    if (!field_members(scan, take_member, &walk)) return false;
     check_members(input, scan);
     if (scan->error->code != MSG_OK) return true;
     if (input->text.text != NULL && !take_late_data(input, scan, dtype)) return false;
