@@ -188,40 +188,14 @@ static struct exchange *exchange_new(struct http *http, struct MHD_Connection *c
 
 // ---- refused bodies
 
-// A whole reply as it goes over the wire, for those that libmicrohttpd cannot send: it takes none while it waits for a
-// body.
-static bool write_reply(struct buffer *out, const struct job *job, const char *fields, bool with_body) {
-    struct buffer body = {0};
-    char head[512];
-    const unsigned status = (unsigned)msg_codes[job->error.code].status;
-    bool ok = job_encode_error(&body, job);
-    const int length = snprintf(head, sizeof head,
-                                "HTTP/1.1 %u %s\r\nContent-Type: application/problem+json\r\n"
-                                "Content-Length: %zu\r\n%sConnection: close\r\n\r\n",
-                                status, MHD_get_reason_phrase_for(status), body.size, fields);
-    ok = ok && (size_t)length < sizeof head && buffer_append(out, head, (size_t)length) &&
-         (!with_body || buffer_append(out, body.data, body.size));
-    buffer_free(&body);
-    return ok;
-}
-
-// The fields of the job's error that others do not have.
-static void write_fields(char *out, size_t room, const struct exchange *exchange) {
-    const int status = msg_codes[exchange->job->error.code].status;
-    const bool allow = exchange->allow[0] != '\0';
-    snprintf(out, room, "%s%s%s%s%s", allow ? "Allow: " : "", exchange->allow, allow ? "\r\n" : "",
-             status == 503 || status == 429 ? "Retry-After: 1\r\n" : "",
-             exchange_tells_codings(exchange) ? "Accept-Encoding: " CODING_ALL "\r\n" : "");
-}
-
 // From here on the body is thrown away, and the job's error is the reply: sent once the body is complete or, where it
 // is too long or too slow for that, before the connection is cut.
 static enum MHD_Result begin_discard(struct exchange *exchange) {
     struct buffer reply = {0};
     char fields[128];
-    write_fields(fields, sizeof fields, exchange);
+    exchange_error_fields(fields, sizeof fields, exchange);
     const uint64_t end = uv_hrtime() + DISCARD_NS;
-    const bool ok = write_reply(&reply, exchange->job, fields, strcmp(exchange->method, "HEAD") != 0) &&
+    const bool ok = exchange_write_error(&reply, exchange->job, fields, strcmp(exchange->method, "HEAD") != 0) &&
                     connections_refuse(exchange->connections, exchange->deadline, reply.data, reply.size, end);
     buffer_free(&reply);
     exchange->stage = STAGE_REFUSED;
@@ -410,7 +384,7 @@ static bool make_timeout_reply(struct http *http, struct buffer *out, bool oip) 
     if (job == NULL) return false;
     job->oip = oip;
     msg_fail(&job->error, MSG_BODY_TIMEOUT, NULL, "the body did not arrive in time; nothing was changed");
-    const bool ok = write_reply(out, job, "", true);
+    const bool ok = exchange_write_error(out, job, "", true);
     job_free(&job);
     return ok;
 }

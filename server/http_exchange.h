@@ -40,6 +40,13 @@ struct exchange {
 // True where the reply is to name the content codings of bodies.
 bool exchange_tells_codings(const struct exchange *exchange);
 
+// A whole reply as it goes over the wire, for those that libmicrohttpd cannot send: it takes none while it waits for a
+// body.
+bool exchange_write_error(struct buffer *out, const struct job *job, const char *fields, bool with_body);
+
+// The fields of the job's error that others do not have.
+void exchange_error_fields(char *out, size_t room, const struct exchange *exchange);
+
 // Queues the job's reply, or its error.
 enum MHD_Result exchange_reply(struct exchange *exchange);
 

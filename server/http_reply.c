@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // From a job's reply to what libmicrohttpd sends: fields, and the body whole or in pieces.
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <uv.h>
@@ -127,4 +128,27 @@ enum MHD_Result exchange_reply(struct exchange *exchange) {
         result = MHD_queue_response(exchange->connection, (unsigned)job->reply.status, response);
     MHD_destroy_response(response);
     return result;
+}
+
+bool exchange_write_error(struct buffer *out, const struct job *job, const char *fields, bool with_body) {
+    struct buffer body = {0};
+    char head[512];
+    const unsigned status = (unsigned)msg_codes[job->error.code].status;
+    bool ok = job_encode_error(&body, job);
+    const int length = snprintf(head, sizeof head,
+                                "HTTP/1.1 %u %s\r\nContent-Type: application/problem+json\r\n"
+                                "Content-Length: %zu\r\n%sConnection: close\r\n\r\n",
+                                status, MHD_get_reason_phrase_for(status), body.size, fields);
+    ok = ok && (size_t)length < sizeof head && buffer_append(out, head, (size_t)length) &&
+         (!with_body || buffer_append(out, body.data, body.size));
+    buffer_free(&body);
+    return ok;
+}
+
+void exchange_error_fields(char *out, size_t room, const struct exchange *exchange) {
+    const int status = msg_codes[exchange->job->error.code].status;
+    const bool allow = exchange->allow[0] != '\0';
+    snprintf(out, room, "%s%s%s%s%s", allow ? "Allow: " : "", exchange->allow, allow ? "\r\n" : "",
+             status == 503 || status == 429 ? "Retry-After: 1\r\n" : "",
+             exchange_tells_codings(exchange) ? "Accept-Encoding: " CODING_ALL "\r\n" : "");
 }
